@@ -1,0 +1,1 @@
+"""Leyline: what crosses a boundary."""

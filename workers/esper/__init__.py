@@ -1,0 +1,1 @@
+"""Esper: PyTorch models that grow themselves."""
