@@ -1,0 +1,74 @@
+"""The journal: one line for each committed epoch, in order, each with a checksum.
+
+It says which checkpoint closes the epoch, which kernels became available before it and which orders were applied
+after it, so a resumed run makes the same choices though the clock and the pools were different. A torn last line is
+what a kill leaves and is dropped; damage anywhere else is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from esper.errors import CheckpointMismatch
+from esper.tolaria.checkpoint import storage_error
+
+
+class Journal:
+    """Append-only lines ``<crc32 hex> <json>``; every append is synced before it returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Add an entry.
+
+        Raises:
+            StorageFull: no space is left.
+        """
+        text = json.dumps(entry, sort_keys=True, allow_nan=False)
+        try:
+            with open(self.path, "a", encoding="utf-8") as handle:
+                handle.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise storage_error(error, "the journal", self.path) from error
+
+    def entries(self) -> list[dict[str, Any]]:
+        """All entries, oldest first.
+
+        Raises:
+            CheckpointMismatch: a line other than the last is damaged.
+        """
+        return [entry for entry, _ in self._scan()]
+
+    def truncate_after(self, step: int) -> None:
+        """Drop entries of later steps, and a torn last line: what follows was not committed."""
+        keep = 0
+        for entry, end in self._scan():
+            if entry["step"] <= step:
+                keep = end
+        if self.path.exists() and self.path.stat().st_size > keep:
+            with open(self.path, "r+b") as handle:
+                handle.truncate(keep)
+                os.fsync(handle.fileno())
+
+    def _scan(self) -> Iterator[tuple[dict[str, Any], int]]:
+        if not self.path.exists():
+            return
+        data = self.path.read_bytes()
+        offset = 0
+        lines = data.splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            offset += len(line)
+            checksum, _, text = line.rstrip(b"\n").partition(b" ")
+            if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text):08x}".encode():
+                if number == len(lines):
+                    return
+                raise CheckpointMismatch(f"{self.path} is damaged at line {number}; it can't be resumed from")
+            yield json.loads(text), offset
