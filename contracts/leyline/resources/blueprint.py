@@ -1,0 +1,111 @@
+"""``Blueprint``: a branch design in the IR, registered with the library under its name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from leyline.resources.base import (
+    API_VERSION,
+    ATOMIC,
+    MAX_INT,
+    PRESERVE,
+    Choice,
+    Distinct,
+    Int,
+    Model,
+    Name,
+    ShortText,
+    StatusModel,
+    Text,
+    field,
+)
+from leyline.resources.enums import LayoutName, Strategy, Tier
+from leyline.resources.meta import CONDITIONS_SCHEMA, ConditionEntry, Metadata
+from leyline.resources.status import ABSENT
+
+
+class InterfaceSpec(Model):
+    """The activations a kernel takes and returns, without the batch axis."""
+
+    layout: Annotated[LayoutName, Choice] = field("Axes of the activations.")
+    width: Int = field("Features.", unit="features", ge=1, le=8192)
+    trailing: list[Annotated[Int, Field(ge=1, le=65_536)]] = field(
+        "Fixed sizes of the other axes: T, L, or H and W.",
+        factory=list,
+        why="a vector has none",
+        max_length=2,
+        schema=ATOMIC,
+    )
+    dtype: Literal["float32", "bfloat16"] = field("Element type.", "float32", why="parameters are float32")
+
+
+class BlueprintTarget(Model):
+    """A kernel wanted for this blueprint."""
+
+    interface: InterfaceSpec = field("What it is built for.")
+    strategy: Annotated[Strategy, Choice] = field("How it is built.", Strategy.FAST, why="milliseconds")
+    hardware: Name | None = field("Hardware target; absent for the pool's own.", None, why="most clusters have one")
+
+
+class GraphSpec(Model):
+    """The IR in its JSON form; its nodes are checked by ``leyline.blueprint``, its frame here."""
+
+    version: Literal[1] = field("Version of the IR (its JSON says schema).", 1, why="only one", alias="schema")
+    layouts: Annotated[list[Annotated[LayoutName, Choice]], Distinct] = field(
+        "Layouts the design works on.", min_length=1, max_length=4, schema={"x-kubernetes-list-type": "set"}
+    )
+    nodes: dict[str, Any] = field("Nodes by name.", schema=PRESERVE, min_length=1, max_length=512)
+    output: ShortText = field("The node whose value is the branch's output.", min_length=1)
+
+
+class BlueprintSpec(Model):
+    """A design and where it is wanted."""
+
+    graph: GraphSpec = field("The design in the blueprint IR.")
+    summary: Text | None = field("What the design is, in a sentence.", None, why="the graph says it all")
+    risk: float = field(
+        "How likely the design is to harm a run, 0 to 1.",
+        0.5,
+        unit="risk, 0 to 1",
+        why="unknown; measurements move it",
+        ge=0,
+        le=1,
+    )
+    approved: bool = field("Allowed whatever its risk.", False, why="approval is a person's act")
+    targets: list[BlueprintTarget] = field(
+        "Kernels to build now; runs ask for more.", factory=list, why="demand decides", max_length=64, schema=ATOMIC
+    )
+
+
+class BlueprintStatus(StatusModel):
+    """What the library knows about the blueprint."""
+
+    observed_generation: Int | None = field(
+        "Generation of the spec this status is about.", None, unit="spec changes", why=ABSENT, ge=0
+    )
+    conditions: list[ConditionEntry] = field(
+        "What holds and what does not, with reasons.",
+        factory=list,
+        why="none yet",
+        max_length=16,
+        schema=CONDITIONS_SCHEMA,
+    )
+    digest: ShortText | None = field("SHA-256 of the canonical IR.", None, why=ABSENT)
+    tier: Annotated[Tier, Choice] | None = field("How far it is trusted.", None, why=ABSENT)
+    risk: float | None = field("Risk as measured.", None, unit="risk, 0 to 1", why=ABSENT, ge=0, le=1)
+    kernels: Int | None = field("Validated kernels.", None, unit="kernels", why=ABSENT, ge=0, le=MAX_INT)
+    message: Text | None = field("What happened and what to do next.", None, why=ABSENT)
+
+
+class Blueprint(Model):
+    """A branch design as a resource."""
+
+    api_version: Literal["esper.dev/v1alpha1"] = field(
+        "Group and version of the resource.", API_VERSION, why="only one"
+    )
+    kind: Literal["Blueprint"] = field("The resource's kind.", "Blueprint", why="only one")
+    metadata: Metadata = field("Name, namespace, labels.")
+    spec: BlueprintSpec = field("What is wanted.")
+    status: BlueprintStatus | None = field("What is; written by the operator only.", None, why="nobody looked yet")
