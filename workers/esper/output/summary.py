@@ -23,7 +23,13 @@ def _finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _finite_pair_or_none(value: Any) -> Any:
+    known = isinstance(value, tuple | list) and all(_finite_or_none(edge) is not None for edge in value)
+    return value if known else None
+
+
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+Pair = Annotated[tuple[float, float] | None, BeforeValidator(_finite_pair_or_none)]
 
 
 class _Part(BaseModel):
@@ -68,7 +74,7 @@ class KernelSummary(_Part):
     strategy: str
     state: str
     ratio: Number = Field(None, description="median latency over the fast kernel's; below 1 is faster")
-    interval: tuple[float, float] | None = Field(None, description="bootstrap interval of the ratio")
+    interval: Pair = Field(None, description="bootstrap interval of the ratio")
     latency_ms: Number = None
     memory_mb: Number = None
     tags: list[str] = Field(default_factory=list)

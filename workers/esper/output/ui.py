@@ -24,7 +24,7 @@ class Progress(Protocol):
         """``done`` of ``total`` kernels have their verdict; ``text`` is the latest."""
 
     def epoch(self, stats: Mapping[str, Any]) -> None:
-        """An epoch ended: the fields of the ``epoch`` event plus ``epoch``, ``epochs`` and ``budget`` (FLOPs or None)."""
+        """An epoch ended: the ``epoch`` event plus ``epoch``, ``epochs`` and ``budget`` (FLOPs or None)."""
 
     def seed_event(self, seed: str, source: str, target: str, reason: str, **details: Any) -> None:
         """A seed changed its stage."""
