@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 
-from leyline.errors import FieldError, LeylineError
+from leyline.errors import FieldError, LeylineError, describe
 from leyline.resources.base import API_VERSION, RuleBreach
 from leyline.resources.blueprint import Blueprint
 from leyline.resources.documents import check_plain, closest, parse
@@ -193,7 +193,7 @@ def _json_word(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, dict | list):
         return f"a {_kind_of(value)} of {len(value)}"
-    return str(value)
+    return describe(value) if isinstance(value, int) and value.bit_length() > 64 else str(value)
 
 
 def _kind_of(value: Any) -> str:

@@ -1,0 +1,224 @@
+"""Every topic of the bus in one table: who owns it, what it carries, and how it must be delivered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class TopicKind(StrEnum):
+    """What a topic is for; decides freshness and what happens when a queue is full."""
+
+    COMMAND = "command"  # at most 30 s old, never dropped
+    WORK = "work"  # carries its own expiry, never dropped
+    REPORT = "report"  # facts others rely on, never dropped
+    TELEMETRY = "telemetry"  # dropped and counted when a queue is full
+
+
+class Ordering(StrEnum):
+    """In which order messages of a topic must be handled."""
+
+    NONE = "none"
+    PER_KEY = "per_key"
+
+
+class SubscriptionType(StrEnum):
+    """How consumers of one subscription share it, as Pulsar names it."""
+
+    EXCLUSIVE = "exclusive"
+    FAILOVER = "failover"
+    SHARED = "shared"
+    KEY_SHARED = "key_shared"
+
+
+MINUTE, HOUR, DAY = 60, 3600, 86_400
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic. ``retention`` is in seconds; ``payloads`` are full protobuf message names."""
+
+    name: str
+    kind: TopicKind
+    owner: str
+    producers: frozenset[str]
+    key: str
+    ordering: Ordering
+    retention: int
+    subscription: SubscriptionType
+    payloads: frozenset[str]
+    summary: str
+
+    @property
+    def needs_freshness(self) -> bool:
+        """An old message is refused even before it expires."""
+        return self.kind is TopicKind.COMMAND
+
+    @property
+    def may_drop(self) -> bool:
+        """A full queue may lose messages of this topic."""
+        return self.kind is TopicKind.TELEMETRY
+
+    @property
+    def ordered(self) -> bool:
+        """A sequence number below the last one of its stream is refused."""
+        return self.ordering is Ordering.PER_KEY
+
+
+def role_of(producer: str) -> str:
+    """The organ a producer belongs to: ``tezzeret`` of ``tezzeret/pool-3``."""
+    return producer.partition("/")[0]
+
+
+def _messages(*names: str) -> frozenset[str]:
+    return frozenset(f"leyline.v1.{name}" for name in names)
+
+
+COMMANDS = "control.kasmina.commands"
+EPOCHS = "system.events.epoch"
+SEED_HEALTH = "telemetry.seed.health"
+FIELD_REPORTS = "innovation.field_reports"
+PREFETCH_REQUEST = "kernels.prefetch.request"
+PREFETCH_READY = "kernels.prefetch.ready"
+PREFETCH_ERROR = "kernels.prefetch.error"
+CATALOG = "kernels.catalog"
+COMPILE = "work.tezzeret.compile"
+BENCHMARK = "work.urabrask.benchmark"
+POLICY_UPDATES = "policy.updates"
+
+_ROWS: tuple[Topic, ...] = (
+    Topic(
+        COMMANDS,
+        TopicKind.COMMAND,
+        "tamiyo",
+        frozenset({"tamiyo", "tolaria"}),
+        "run",
+        Ordering.PER_KEY,
+        HOUR,
+        SubscriptionType.EXCLUSIVE,
+        _messages("AdaptationCommand"),
+        "Orders to the seed executor of one run.",
+    ),
+    Topic(
+        EPOCHS,
+        TopicKind.REPORT,
+        "tolaria",
+        frozenset({"tolaria"}),
+        "run",
+        Ordering.PER_KEY,
+        DAY,
+        SubscriptionType.FAILOVER,
+        _messages("SystemStatePacket"),
+        "State of a run at the end of each epoch.",
+    ),
+    Topic(
+        SEED_HEALTH,
+        TopicKind.TELEMETRY,
+        "kasmina",
+        frozenset({"kasmina"}),
+        "run",
+        Ordering.NONE,
+        HOUR,
+        SubscriptionType.SHARED,
+        _messages("TelemetryPacket", "SeedState"),
+        "Measurements of seeds, for watching.",
+    ),
+    Topic(
+        FIELD_REPORTS,
+        TopicKind.REPORT,
+        "tamiyo",
+        frozenset({"tamiyo"}),
+        "blueprint",
+        Ordering.NONE,
+        DAY,
+        SubscriptionType.SHARED,
+        _messages("FieldReport"),
+        "How each finished seed did.",
+    ),
+    Topic(
+        PREFETCH_REQUEST,
+        TopicKind.WORK,
+        "urza",
+        frozenset({"kasmina", "tamiyo", "weatherlight"}),
+        "artifact",
+        Ordering.NONE,
+        DAY,
+        SubscriptionType.SHARED,
+        _messages("KernelPrefetchRequest"),
+        "Kernels a run would like to have.",
+    ),
+    Topic(
+        PREFETCH_READY,
+        TopicKind.REPORT,
+        "urza",
+        frozenset({"urza"}),
+        "run",
+        Ordering.NONE,
+        DAY,
+        SubscriptionType.FAILOVER,
+        _messages("KernelArtifactReady"),
+        "A requested kernel can be fetched.",
+    ),
+    Topic(
+        PREFETCH_ERROR,
+        TopicKind.REPORT,
+        "urza",
+        frozenset({"urza"}),
+        "run",
+        Ordering.NONE,
+        DAY,
+        SubscriptionType.FAILOVER,
+        _messages("KernelArtifactError"),
+        "A requested kernel will not come, and why.",
+    ),
+    Topic(
+        CATALOG,
+        TopicKind.REPORT,
+        "urza",
+        frozenset({"urza", "tezzeret", "urabrask"}),
+        "artifact",
+        Ordering.NONE,
+        7 * DAY,
+        SubscriptionType.SHARED,
+        _messages("KernelBuilt", "KernelCertified", "KernelRejected", "KernelCatalogUpdate"),
+        "Verdicts of compiler and benchmarker, and what the library made of them.",
+    ),
+    Topic(
+        COMPILE,
+        TopicKind.WORK,
+        "tezzeret",
+        frozenset({"urza", "operator", "weatherlight"}),
+        "artifact",
+        Ordering.NONE,
+        7 * DAY,
+        SubscriptionType.SHARED,
+        _messages("KernelCompileRequest"),
+        "Kernels to compile.",
+    ),
+    Topic(
+        BENCHMARK,
+        TopicKind.WORK,
+        "urabrask",
+        frozenset({"urza", "tezzeret", "operator", "weatherlight"}),
+        "artifact",
+        Ordering.NONE,
+        7 * DAY,
+        SubscriptionType.SHARED,
+        _messages("KernelBenchmarkRequest"),
+        "Kernels to check and measure.",
+    ),
+    Topic(
+        POLICY_UPDATES,
+        TopicKind.REPORT,
+        "simic",
+        frozenset({"simic"}),
+        "policy",
+        Ordering.PER_KEY,
+        7 * DAY,
+        SubscriptionType.EXCLUSIVE,
+        _messages("PolicyUpdate"),
+        "New versions of a trained policy.",
+    ),
+)
+
+TOPICS: dict[str, Topic] = {topic.name: topic for topic in _ROWS}
