@@ -1,0 +1,40 @@
+"""Oona: the message bus. One port, adapters behind it, and the breaker that guards what may fail."""
+
+from esper.oona.breaker import BreakerState, CircuitBreaker, CircuitOpen
+from esper.oona.bus import (
+    MAX_DELIVERIES,
+    MAX_MESSAGE_BYTES,
+    Backlog,
+    Bus,
+    BusClosed,
+    BusFull,
+    Counters,
+    DeadLetter,
+    Message,
+    Subscription,
+    SubscriptionBusy,
+    UnknownDeadLetter,
+    UnknownTopic,
+)
+from esper.oona.inprocess import DEFAULT_CAPACITY, InProcessBus
+
+__all__ = [
+    "DEFAULT_CAPACITY",
+    "MAX_DELIVERIES",
+    "MAX_MESSAGE_BYTES",
+    "Backlog",
+    "BreakerState",
+    "Bus",
+    "BusClosed",
+    "BusFull",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "Counters",
+    "DeadLetter",
+    "InProcessBus",
+    "Message",
+    "Subscription",
+    "SubscriptionBusy",
+    "UnknownDeadLetter",
+    "UnknownTopic",
+]

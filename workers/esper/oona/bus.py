@@ -1,0 +1,194 @@
+"""The port of the message bus: what a caller may rely on, whatever carries the messages.
+
+Delivery is at least once. A message is *delivered* by ``receive`` and *open* until it is acknowledged, refused
+(``nack``) or its subscription handle is closed; in the last two cases it is delivered again, with the same message id
+and a higher ``delivery_count``. After ``MAX_DELIVERIES`` deliveries it becomes a dead letter that keeps its cause.
+
+Order:
+
+* ``shared``: consumers compete; no order is promised between them.
+* ``key_shared``: messages of one key are handled one after the other, in the order they were published.
+* ``exclusive``: one consumer, in order. ``failover``: in order to the oldest open consumer; the next takes over.
+
+Publishing never waits. A topic's kind decides what happens when a queue is full: commands, work and reports
+are refused with ``BusFull`` (the publisher keeps them and tries later), telemetry drops its oldest and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType, TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from leyline.topics import SubscriptionType, TopicKind
+
+from esper.errors import BusError
+
+MAX_DELIVERIES = 4
+"""Deliveries of one message to one subscription before it becomes a dead letter."""
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024
+"""Largest payload; the limit a broker has by default, held by every adapter so that none surprises."""
+
+
+class BusFull(BusError):
+    """A queue that never drops is at its capacity; keep the message and publish it again later."""
+
+
+class BusClosed(BusError):
+    """The bus was closed while, or before, it was used."""
+
+
+class UnknownTopic(BusError):
+    """The topic is not in the table of topics."""
+
+
+class SubscriptionBusy(BusError):
+    """An exclusive subscription already has its consumer, or the name is in use with another kind."""
+
+
+class UnknownDeadLetter(BusError):
+    """No dead letter has this id; it was replayed or discarded before."""
+
+
+_NO_PROPERTIES: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One delivery. ``message_id`` is the same on every redelivery; ``delivery_count`` starts at 1."""
+
+    topic: str
+    subscription: str
+    message_id: str
+    data: bytes
+    key: str | None
+    properties: Mapping[str, str]
+    delivery_count: int
+    receipt: int = field(repr=False)
+
+    @property
+    def last_delivery(self) -> bool:
+        """Whether refusing this delivery makes the message a dead letter."""
+        return self.delivery_count >= MAX_DELIVERIES
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message given up on. ``cause`` is what the last consumer said."""
+
+    letter_id: str
+    topic: str
+    subscription: str
+    message_id: str
+    data: bytes
+    key: str | None
+    properties: Mapping[str, str]
+    deliveries: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How far one subscription is behind, in messages; ``oldest_seconds`` is the age of the oldest undelivered."""
+
+    topic: str
+    subscription: str
+    kind: TopicKind
+    ready: int
+    open: int
+    dead: int
+    capacity: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Messages since the bus was opened, by kind of traffic."""
+
+    published: Mapping[TopicKind, int]
+    delivered: Mapping[TopicKind, int]
+    redelivered: Mapping[TopicKind, int]
+    acknowledged: Mapping[TopicKind, int]
+    dropped: Mapping[TopicKind, int]
+    refused: Mapping[TopicKind, int]
+    dead: Mapping[TopicKind, int]
+
+
+@runtime_checkable
+class Subscription(Protocol):
+    """A consumer's handle. Safe to use from several threads; closing it gives its open messages back."""
+
+    @property
+    def topic(self) -> str:
+        """The topic subscribed to."""
+
+    @property
+    def name(self) -> str:
+        """The subscription's name; consumers with the same name share its messages."""
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """Wait up to ``timeout`` seconds (``None``: until there is one) for a message.
+
+        Returns ``None`` when the time is over. Raises ``BusClosed`` when the bus or this handle is closed.
+        """
+
+    def ack(self, message: Message) -> bool:
+        """Finish a delivery; ``False`` when it was no longer open (it was given back before)."""
+
+    def nack(self, message: Message, cause: str) -> bool:
+        """Refuse a delivery so that it comes again, or becomes a dead letter; ``False`` when it was no longer open."""
+
+    def close(self) -> None:
+        """Stop consuming. The subscription's name, and what is queued under it, stay."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class Bus(Protocol):
+    """Publish and subscribe; see the module for what is promised."""
+
+    def publish(
+        self,
+        topic: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        properties: Mapping[str, str] = _NO_PROPERTIES,
+        message_id: str | None = None,
+    ) -> str:
+        """Hand ``data`` to every subscription of ``topic`` without waiting; returns the message id.
+
+        What was published before the first subscription of a topic exists is kept for it, unless its kind may be
+        dropped. Raises ``BusFull`` (then no subscription got it), ``UnknownTopic``, ``BusClosed``, and ``BusError``
+        for a payload above ``MAX_MESSAGE_BYTES``.
+        """
+
+    def subscribe(self, topic: str, name: str, kind: SubscriptionType | str | None = None) -> Subscription:
+        """Join the subscription ``name`` of ``topic``, creating it on first use; ``None`` takes the topic's own kind.
+
+        Raises ``SubscriptionBusy`` for a second exclusive consumer or another kind, ``UnknownTopic``, ``BusClosed``.
+        """
+
+    def dead_letters(self, topic: str | None = None, subscription: str | None = None) -> list[DeadLetter]:
+        """Dead letters, oldest first, of one topic or subscription or of all."""
+
+    def replay(self, letter_id: str) -> None:
+        """Queue a dead letter again where it died, with its delivery count at zero; raises ``UnknownDeadLetter``."""
+
+    def discard(self, letter_id: str) -> None:
+        """Forget a dead letter; raises ``UnknownDeadLetter``."""
+
+    def backlog(self) -> list[Backlog]:
+        """One entry per subscription, sorted by topic and name."""
+
+    def counters(self) -> Counters:
+        """What went through so far."""
+
+    def close(self) -> None:
+        """Wake every waiting consumer with ``BusClosed`` and refuse further use; closing twice is harmless."""

@@ -1,0 +1,298 @@
+"""The bus inside one process: queues in memory, one lock, consumers woken by a condition.
+
+Nothing is stored: what is unanswered when the process ends is asked for again from the library's state, which is what
+a run does at its start anyway.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
+
+from esper.errors import BusError
+from esper.oona.bus import (
+    _NO_PROPERTIES,
+    MAX_MESSAGE_BYTES,
+    Backlog,
+    BusClosed,
+    BusFull,
+    Counters,
+    DeadLetter,
+    Message,
+    SubscriptionBusy,
+    UnknownDeadLetter,
+    UnknownTopic,
+)
+from esper.oona.queues import Entry, SubscriptionQueue
+
+DEFAULT_CAPACITY: Mapping[TopicKind, int] = MappingProxyType(
+    {
+        TopicKind.COMMAND: 1_024,
+        TopicKind.WORK: 65_536,
+        TopicKind.REPORT: 65_536,
+        TopicKind.TELEMETRY: 4_096,
+    }
+)
+"""Messages a subscription may hold, by kind of topic."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
+
+
+class InProcessBus:
+    """A ``Bus`` in memory. Thread-safe.
+
+    ``topics`` is the table of topics (default: the contracts'); ``capacity`` overrides
+    ``DEFAULT_CAPACITY``; ``clock`` gives monotonic seconds for the age of the backlog.
+    """
+
+    def __init__(
+        self,
+        topics: Mapping[str, Topic] = TOPICS,
+        *,
+        capacity: Mapping[TopicKind, int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._topics = dict(topics)
+        self._capacity = {**DEFAULT_CAPACITY, **(capacity or {})}
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
+        self._unclaimed: dict[str, list[Entry]] = {}
+        self._numbers = itertools.count(1)
+        self._counts: dict[str, Counter[TopicKind]] = {name: Counter() for name in Counters.__slots__}
+        self._closed = False
+
+    def publish(
+        self,
+        topic: str,
+        data: bytes,
+        *,
+        key: str | None = None,
+        properties: Mapping[str, str] = _NO_PROPERTIES,
+        message_id: str | None = None,
+    ) -> str:
+        """See ``Bus.publish``."""
+        if len(data) > MAX_MESSAGE_BYTES:
+            raise BusError(
+                f"{topic}: a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}; "
+                "put the content in the library and send its digest"
+            )
+        identity = message_id or uuid.uuid4().hex
+        carried = MappingProxyType(dict(properties))
+        with self._lock:
+            described = self._topic(topic)
+            kind = described.kind
+            queues = [queue for queue in self._queues.values() if queue.topic.name == topic]
+            self._refuse_when_full(described, queues)
+            self._counts["published"][kind] += 1
+            now, payload = self._clock(), bytes(data)
+            for queue in queues:
+                # One entry per subscription: each counts its own deliveries.
+                entry = Entry(next(self._numbers), identity, payload, key, carried, now)
+                self._counts["dropped"][kind] += queue.add(entry)
+            if not queues:
+                if described.may_drop:
+                    self._counts["dropped"][kind] += 1
+                else:
+                    entry = Entry(next(self._numbers), identity, payload, key, carried, now)
+                    self._unclaimed.setdefault(topic, []).append(entry)
+            self._changed.notify_all()
+        return identity
+
+    def subscribe(self, topic: str, name: str, kind: SubscriptionType | str | None = None) -> InProcessSubscription:
+        """See ``Bus.subscribe``."""
+        if _NAME.fullmatch(name) is None:
+            raise BusError(
+                f"subscription name {name!r}: lower-case letters, digits, '.', '_' and '-' only, at most 128"
+            )
+        with self._lock:
+            described = self._topic(topic)
+            kind = described.subscription if kind is None else SubscriptionType(kind)
+            queue = self._queues.get((topic, name))
+            if queue is None:
+                queue = SubscriptionQueue(described, name, kind, self._capacity[described.kind])
+                self._queues[topic, name] = queue
+                for entry in self._unclaimed.pop(topic, ()):
+                    queue.add(entry)
+            elif queue.kind is not kind:
+                raise SubscriptionBusy(f"{topic}/{name}: is {queue.kind.value}, asked for as {kind.value}")
+            if kind is SubscriptionType.EXCLUSIVE and queue.consumers:
+                raise SubscriptionBusy(f"{topic}/{name}: is exclusive and has its consumer; close that one first")
+            consumer = next(self._numbers)
+            queue.consumers.append(consumer)
+            return InProcessSubscription(self, queue, consumer)
+
+    def dead_letters(self, topic: str | None = None, subscription: str | None = None) -> list[DeadLetter]:
+        """See ``Bus.dead_letters``."""
+        with self._lock:
+            return [
+                letter
+                for queue in self._queues.values()
+                if topic in (None, queue.topic.name) and subscription in (None, queue.name)
+                for letter in queue.dead_letters()
+            ]
+
+    def replay(self, letter_id: str) -> None:
+        """See ``Bus.replay``."""
+        with self._lock:
+            queue, letter = self._take_dead(letter_id)
+            entry = Entry(
+                next(self._numbers), letter.message_id, letter.data, letter.key, letter.properties, self._clock()
+            )
+            queue.add(entry)
+            self._changed.notify_all()
+
+    def discard(self, letter_id: str) -> None:
+        """See ``Bus.discard``."""
+        with self._lock:
+            self._take_dead(letter_id)
+
+    def backlog(self) -> list[Backlog]:
+        """See ``Bus.backlog``."""
+        with self._lock:
+            now = self._clock()
+            return [self._queues[key].backlog(now) for key in sorted(self._queues)]
+
+    def counters(self) -> Counters:
+        """See ``Bus.counters``."""
+        with self._lock:
+            return Counters(**{name: MappingProxyType(dict(count)) for name, count in self._counts.items()})
+
+    def close(self) -> None:
+        """See ``Bus.close``."""
+        with self._lock:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _topic(self, name: str) -> Topic:
+        if self._closed:
+            raise BusClosed(f"{name}: the bus is closed")
+        topic = self._topics.get(name)
+        if topic is None:
+            known = ", ".join(sorted(self._topics))
+            raise UnknownTopic(f"topic {name!r} is not in the table of topics; known: {known}")
+        return topic
+
+    def _refuse_when_full(self, topic: Topic, queues: list[SubscriptionQueue]) -> None:
+        if topic.may_drop:
+            return
+        capacity = self._capacity[topic.kind]
+        full = next((queue.name for queue in queues if queue.full), None)
+        if full is None and not queues and len(self._unclaimed.get(topic.name, ())) >= capacity:
+            full = "(no subscription yet)"
+        if full is not None:
+            self._counts["refused"][topic.kind] += 1
+            raise BusFull(
+                f"{topic.name}/{full}: {capacity} {topic.kind.value} messages are waiting; "
+                "keep this one and publish it again later"
+            )
+
+    def _take_dead(self, letter_id: str) -> tuple[SubscriptionQueue, DeadLetter]:
+        for queue in self._queues.values():
+            letter = queue.take_dead(letter_id)
+            if letter is not None:
+                return queue, letter
+        raise UnknownDeadLetter(f"dead letter {letter_id!r}: there is none with this id; list them to see what is left")
+
+    def _receive(self, queue: SubscriptionQueue, consumer: int, timeout: float | None) -> Message | None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._lock:
+            while True:
+                if self._closed or consumer not in queue.consumers:
+                    raise BusClosed(f"{queue.topic.name}/{queue.name}: closed")
+                receipt = next(self._numbers)
+                entry = queue.deliver(consumer, receipt)
+                if entry is not None:
+                    self._counts["delivered" if entry.deliveries == 1 else "redelivered"][queue.topic.kind] += 1
+                    return Message(
+                        topic=queue.topic.name,
+                        subscription=queue.name,
+                        message_id=entry.message_id,
+                        data=entry.data,
+                        key=entry.key,
+                        properties=entry.properties,
+                        delivery_count=entry.deliveries,
+                        receipt=receipt,
+                    )
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                self._changed.wait(left)
+
+    def _ack(self, queue: SubscriptionQueue, receipt: int) -> bool:
+        with self._lock:
+            done = queue.finish(receipt) is not None
+            if done:
+                self._counts["acknowledged"][queue.topic.kind] += 1
+                self._changed.notify_all()
+            return done
+
+    def _nack(self, queue: SubscriptionQueue, receipt: int, cause: str) -> bool:
+        with self._lock:
+            outcome = queue.give_back(receipt, cause)
+            if outcome is None:
+                return False
+            if outcome[1]:
+                self._counts["dropped" if queue.topic.may_drop else "dead"][queue.topic.kind] += 1
+            self._changed.notify_all()
+            return True
+
+    def _leave(self, queue: SubscriptionQueue, consumer: int) -> None:
+        with self._lock:
+            if consumer not in queue.consumers:
+                return
+            queue.consumers.remove(consumer)
+            for receipt in queue.open_with(consumer):
+                self._nack(queue, receipt, "its consumer was closed before it answered")
+            self._changed.notify_all()
+
+
+class InProcessSubscription:
+    """A consumer's handle on an ``InProcessBus``; see ``Subscription``."""
+
+    def __init__(self, bus: InProcessBus, queue: SubscriptionQueue, consumer: int) -> None:
+        self._bus, self._queue, self._consumer = bus, queue, consumer
+
+    @property
+    def topic(self) -> str:
+        """The topic subscribed to."""
+        return self._queue.topic.name
+
+    @property
+    def name(self) -> str:
+        """The subscription's name."""
+        return self._queue.name
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """See ``Subscription.receive``."""
+        return self._bus._receive(self._queue, self._consumer, timeout)
+
+    def ack(self, message: Message) -> bool:
+        """See ``Subscription.ack``."""
+        return self._bus._ack(self._queue, message.receipt)
+
+    def nack(self, message: Message, cause: str) -> bool:
+        """See ``Subscription.nack``."""
+        return self._bus._nack(self._queue, message.receipt, cause)
+
+    def close(self) -> None:
+        """See ``Subscription.close``."""
+        self._bus._leave(self._queue, self._consumer)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

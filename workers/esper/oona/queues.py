@@ -1,0 +1,179 @@
+"""One subscription's queue: what is ready, what is open with whom, and in which order it may go out.
+
+No locking here: the bus calls everything under its own lock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from leyline.topics import SubscriptionType, Topic
+
+from esper.oona.bus import MAX_DELIVERIES, Backlog, DeadLetter
+
+
+@dataclass(slots=True)
+class Entry:
+    """A message in one subscription. ``order`` is its place among all messages of the bus."""
+
+    order: int
+    message_id: str
+    data: bytes
+    key: str | None
+    properties: Mapping[str, str]
+    published_at: float
+    deliveries: int = 0
+
+
+@dataclass(slots=True)
+class OpenDelivery:
+    """An entry handed to a consumer and not answered yet."""
+
+    entry: Entry
+    consumer: int
+
+
+@dataclass(slots=True)
+class SubscriptionQueue:
+    """The messages of one subscription name on one topic."""
+
+    topic: Topic
+    name: str
+    kind: SubscriptionType
+    capacity: int
+    consumers: list[int] = field(default_factory=list)
+    _ready: list[tuple[int, Entry]] = field(default_factory=list)
+    _parked: dict[str, list[tuple[int, Entry]]] = field(default_factory=dict)
+    _busy: set[str] = field(default_factory=set)
+    _open: dict[int, OpenDelivery] = field(default_factory=dict)
+    _dead: dict[str, DeadLetter] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Messages the capacity is compared with: dead letters count, because nobody may lose them either."""
+        return self.waiting + len(self._open) + len(self._dead)
+
+    @property
+    def waiting(self) -> int:
+        """Messages not yet delivered."""
+        return len(self._ready) + sum(len(heap) for heap in self._parked.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether one more message would exceed the capacity."""
+        return self.size >= self.capacity
+
+    def add(self, entry: Entry) -> int:
+        """Queue an entry; returns how many were dropped to make room (always 0 for a kind that never drops)."""
+        dropped = 0
+        while self.topic.may_drop and self.full:
+            dropped += 1
+            if not self._ready:
+                return dropped  # everything older is being worked on: the new one goes
+            heapq.heappop(self._ready)
+        heapq.heappush(self._ready, (entry.order, entry))
+        return dropped
+
+    def may_serve(self, consumer: int) -> bool:
+        """Whether this consumer is one that gets messages now."""
+        if self.kind is SubscriptionType.FAILOVER:
+            return bool(self.consumers) and self.consumers[0] == consumer
+        return consumer in self.consumers
+
+    def deliver(self, consumer: int, receipt: int) -> Entry | None:
+        """Take the next entry this consumer may have, or ``None``."""
+        if not self.may_serve(consumer):
+            return None
+        while self._ready:
+            order, entry = heapq.heappop(self._ready)
+            if self.kind is SubscriptionType.KEY_SHARED:
+                key = entry.key or ""
+                if key in self._busy:
+                    heapq.heappush(self._parked.setdefault(key, []), (order, entry))
+                    continue
+                self._busy.add(key)
+            entry.deliveries += 1
+            self._open[receipt] = OpenDelivery(entry, consumer)
+            return entry
+        return None
+
+    def finish(self, receipt: int) -> Entry | None:
+        """Close an open delivery for good; ``None`` when it is not open."""
+        delivery = self._open.pop(receipt, None)
+        if delivery is None:
+            return None
+        self._release(delivery.entry)
+        return delivery.entry
+
+    def give_back(self, receipt: int, cause: str) -> tuple[Entry, bool] | None:
+        """Queue an open delivery again in its old place, or bury it; returns the entry and whether it is dead now."""
+        delivery = self._open.pop(receipt, None)
+        if delivery is None:
+            return None
+        entry = delivery.entry
+        dead = entry.deliveries >= MAX_DELIVERIES
+        if not dead:
+            heapq.heappush(self._ready, (entry.order, entry))
+        elif not self.topic.may_drop:
+            self._bury(entry, cause)
+        self._release(entry)
+        return entry, dead
+
+    def open_with(self, consumer: int) -> list[int]:
+        """Receipts of what a consumer has not answered, oldest first."""
+        return [receipt for receipt, delivery in self._open.items() if delivery.consumer == consumer]
+
+    def is_open(self, receipt: int) -> bool:
+        """Whether a delivery waits for its answer."""
+        return receipt in self._open
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Dead letters, oldest first."""
+        return list(self._dead.values())
+
+    def take_dead(self, letter_id: str) -> DeadLetter | None:
+        """Remove a dead letter and return it."""
+        return self._dead.pop(letter_id, None)
+
+    def backlog(self, now: float) -> Backlog:
+        """How far behind this subscription is; ``now`` in the bus clock's seconds."""
+        waiting = [entry.published_at for _, entry in self._ready]
+        waiting += [entry.published_at for heap in self._parked.values() for _, entry in heap]
+        return Backlog(
+            topic=self.topic.name,
+            subscription=self.name,
+            kind=self.topic.kind,
+            ready=len(waiting),
+            open=len(self._open),
+            dead=len(self._dead),
+            capacity=self.capacity,
+            oldest_seconds=max(0.0, now - min(waiting)) if waiting else 0.0,
+        )
+
+    def _bury(self, entry: Entry, cause: str) -> None:
+        letter = DeadLetter(
+            letter_id=f"{entry.message_id}@{self.name}#{entry.order}",
+            topic=self.topic.name,
+            subscription=self.name,
+            message_id=entry.message_id,
+            data=entry.data,
+            key=entry.key,
+            properties=entry.properties,
+            deliveries=entry.deliveries,
+            cause=cause,
+        )
+        self._dead[letter.letter_id] = letter
+
+    def _release(self, entry: Entry) -> None:
+        if self.kind is not SubscriptionType.KEY_SHARED:
+            return
+        key = entry.key or ""
+        self._busy.discard(key)
+        parked = self._parked.get(key)
+        if parked:
+            # Only the oldest: the others would be parked again at the next delivery.
+            heapq.heappush(self._ready, heapq.heappop(parked))
+            if not parked:
+                del self._parked[key]

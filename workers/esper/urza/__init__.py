@@ -1,0 +1,1 @@
+"""Urza: the library of blueprints and kernels."""
