@@ -1,0 +1,165 @@
+"""What growing costs, in training FLOPs and parameters, told before anything is spent.
+
+A training step is counted as three forward passes (forward once, backward twice), as in Kaplan et al. 2020 (arXiv
+2001.08361, section 2.1). A germination pays for the probe that chose it, the seed's isolation, the twin that judges it,
+the judge's learning-rate cool-down on both sides, and the kernel's own share of every step until the run ends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from leyline.resources import TrainingRunSpec
+
+    from esper.tamiyo.views import RunView, SlotView
+    from esper.urza.library import KernelRecord
+
+STEP_PER_FORWARD = 3.0
+#: Epochs a seed spends waiting for its turn and loading.
+LOADING_EPOCHS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """How long a seed takes, in epochs, and how many epochs and controller looks its twin is needed for."""
+
+    isolation: int
+    until_verdict: int
+    until_fossilized: int
+    twin: int
+    looks: int
+
+    @classmethod
+    def of(cls, spec: TrainingRunSpec) -> Calendar:
+        """Read the durations of the stages from the manifest."""
+        seeds = spec.seeds
+        judged, twice = spec.judge.mode != "Off", spec.judge.mode == "Twice"
+        isolation = 0 if seeds.objective == "None" else seeds.isolation_epochs
+        blending = seeds.grafting_epochs + seeds.stabilization_epochs
+        verdict = LOADING_EPOCHS + isolation + blending
+        return cls(
+            isolation=isolation,
+            until_verdict=verdict,
+            until_fossilized=verdict + seeds.fine_tuning_epochs,
+            twin=blending + (seeds.fine_tuning_epochs if twice else 0) if judged else 0,
+            looks=(2 if twice else 1) if judged else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthCost:
+    """The bill of one germination, in training FLOPs except where named otherwise.
+
+    ``once`` is spent whether or not the seed is kept; ``trial`` is ``once`` plus what host and kernel together cost
+    until the seed is fossilized: a budget that holds less can't afford the seed. ``total`` is ``once`` plus the
+    kernel's share of every step until the run ends. ``steps_without`` and ``steps_with`` are the optimizer steps the run still
+    makes without and with the seed: bound by the epochs, and by the FLOPs limit if there is one.
+    """
+
+    parameters: int
+    kernel_step: float
+    step_ratio: float
+    probe: float
+    isolation: float
+    twin: float
+    judging: float
+    once: float
+    trial: float
+    total: float
+    steps_without: float
+    steps_with: float
+
+    def numbers(self) -> dict[str, float]:
+        """The figures that go with an order."""
+        return {
+            "cost_total_flops": self.total,
+            "cost_once_flops": self.once,
+            "cost_twin_flops": self.twin,
+            "cost_probe_flops": self.probe,
+            "kernel_parameters": float(self.parameters),
+            "step_ratio": self.step_ratio,
+            "steps_without": self.steps_without,
+            "steps_with": self.steps_with,
+        }
+
+
+class CostModel:
+    """Prices germinations for one manifest."""
+
+    def __init__(self, spec: TrainingRunSpec) -> None:
+        self.calendar = Calendar.of(spec)
+        self._samples = spec.training.batch_size * spec.training.gradient_accumulation
+        self._cooldown = spec.judge.cooldown_steps * spec.judge.replicates * self.calendar.looks
+        self._shadow = spec.seeds.objective == "Shadow"
+        # A gradient norm takes one step, no placement but these two asks the trainer for anything.
+        steps = {"Probe": spec.controller.probe_steps, "GradientNorm": 1}
+        self._probe_steps = steps.get(str(spec.controller.placement), 0)
+
+    def steps_per_epoch(self, view: RunView) -> float:
+        """Optimizer steps of one epoch; from the steps done so far if the view does not say. 0 if unknown."""
+        if view.budget.steps_per_epoch > 0:
+            return float(view.budget.steps_per_epoch)
+        return view.step / view.epoch if view.epoch > 0 else 0.0
+
+    def available(self, view: RunView) -> float:
+        """Training FLOPs that may still be spent; infinite without a limit."""
+        limit = view.budget.flops_limit
+        return math.inf if limit is None else max(0.0, limit - view.budget.flops_used)
+
+    def kernel_step(self, view: RunView, slot: SlotView, record: KernelRecord) -> float:
+        """Training FLOPs that the kernel adds to one optimizer step."""
+        samples = view.budget.samples_per_step or self._samples
+        return STEP_PER_FORWARD * float(record.flops) * samples * slot.calls
+
+    def host_forward_flops(self, view: RunView) -> float:
+        """Forward FLOPs of the present network for one sample."""
+        return view.budget.step_flops / (STEP_PER_FORWARD * (view.budget.samples_per_step or self._samples))
+
+    def probe(self, view: RunView, candidates: int) -> float:
+        """Training FLOPs of probing ``candidates`` kernels; a probe step is bounded by a full step of the host."""
+        return candidates * self._probe_steps * view.budget.step_flops
+
+    def germination(
+        self, view: RunView, slot: SlotView, record: KernelRecord, *, probed: int = 0, reserved: float = 0.0
+    ) -> GrowthCost:
+        """The bill for growing ``record`` in ``slot`` now, after probing ``probed`` candidates.
+
+        ``reserved`` FLOPs are already promised to other seeds.
+        """
+        calendar, per_epoch, host = self.calendar, self.steps_per_epoch(view), view.budget.step_flops
+        kernel = self.kernel_step(view, slot, record)
+        probe = self.probe(view, probed)
+        isolation = calendar.isolation * per_epoch * (kernel + (host if self._shadow else 0.0))
+        twin = calendar.twin * per_epoch * host
+        judging = self._cooldown * (2.0 * host + kernel)
+        once = probe + isolation + twin + judging
+        alone = (LOADING_EPOCHS + calendar.isolation) * per_epoch
+        lead = calendar.until_fossilized * per_epoch
+        by_epochs = max(0, view.epochs - view.epoch) * per_epoch
+        free = self.available(view) - reserved
+        steps_without = _affordable(by_epochs, free, host)
+        # The kernel costs nothing extra before it is blended in, so the first steps are cheap and the rest dearer.
+        steps_with = _affordable(by_epochs, free - once + alone * kernel, host + kernel)
+        return GrowthCost(
+            parameters=int(record.parameters),
+            kernel_step=kernel,
+            step_ratio=kernel / host if host > 0 else 0.0,
+            probe=probe,
+            isolation=isolation,
+            twin=twin,
+            judging=judging,
+            once=once,
+            trial=once + lead * host + (lead - alone) * kernel,
+            total=once + max(0.0, steps_with - alone) * kernel,
+            steps_without=steps_without,
+            steps_with=steps_with,
+        )
+
+
+def _affordable(by_epochs: float, flops: float, step: float) -> float:
+    if step <= 0 or math.isinf(flops):
+        return by_epochs
+    return min(by_epochs, max(0.0, flops) / step)
