@@ -123,7 +123,7 @@ def number(value: float | int | None, digits: int = 4) -> str:
 
 def steps(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
     """At most about ``count`` round values from ``low`` to ``high`` (steps of 1, 2 or 5 times a power of ten)."""
-    if not high > low:
+    if not high - low > 1e-12 * max(abs(low), abs(high), 1e-280):  # closer than a label could tell
         return [low]
     rough = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(rough))
@@ -132,7 +132,7 @@ def steps(low: float, high: float, count: int = 5, whole: bool = False) -> list[
         step = max(1.0, round(step))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
 def log_steps(low: float, high: float) -> list[float]:
