@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from leyline.interface import Layout
 from leyline.resources.base import (
     API_VERSION,
     ATOMIC,
@@ -21,7 +22,7 @@ from leyline.resources.base import (
     Text,
     field,
 )
-from leyline.resources.enums import LayoutName, Strategy, Tier
+from leyline.resources.enums import Strategy, Tier
 from leyline.resources.meta import CONDITIONS_SCHEMA, ConditionEntry, Metadata
 from leyline.resources.status import ABSENT
 
@@ -29,7 +30,7 @@ from leyline.resources.status import ABSENT
 class InterfaceSpec(Model):
     """The activations a kernel takes and returns, without the batch axis."""
 
-    layout: Annotated[LayoutName, Choice] = field("Axes of the activations.")
+    layout: Annotated[Layout, Choice] = field("Axes of the activations.")
     width: Int = field("Features.", unit="features", ge=1, le=8192)
     trailing: list[Annotated[Int, Field(ge=1, le=65_536)]] = field(
         "Fixed sizes of the other axes: T, L, or H and W.",
@@ -53,7 +54,7 @@ class GraphSpec(Model):
     """The IR in its JSON form; its nodes are checked by ``leyline.blueprint``, its frame here."""
 
     version: Literal[1] = field("Version of the IR (its JSON says schema).", 1, why="only one", alias="schema")
-    layouts: Annotated[list[Annotated[LayoutName, Choice]], Distinct] = field(
+    layouts: Annotated[list[Annotated[Layout, Choice]], Distinct] = field(
         "Layouts the design works on.", min_length=1, max_length=4, schema={"x-kubernetes-list-type": "set"}
     )
     nodes: dict[str, Any] = field("Nodes by name.", schema=PRESERVE, min_length=1, max_length=512)

@@ -147,15 +147,6 @@ class Tier(StrEnum):
     QUARANTINED = "Quarantined"
 
 
-class LayoutName(StrEnum):
-    """Layouts of a slot's activations, as ``leyline.interface.Layout`` spells them."""
-
-    VECTOR = "vector"
-    SEQUENCE = "sequence"
-    IMAGE1D = "image1d"
-    IMAGE2D = "image2d"
-
-
 class TolerationOperator(StrEnum):
     """How a toleration matches a taint."""
 

@@ -1,0 +1,1 @@
+"""Protobuf messages of package leyline.v1, generated from contracts/proto by `make proto`."""
