@@ -1,9 +1,11 @@
 """Tamiyo: the controller. It watches the run and decides, with reasons, whether, where and with what it should grow."""
 
-from esper.tamiyo.controller import Kernels, TamiyoController, policy_for
+from esper.tamiyo.controller import TamiyoController, policy_for
 from esper.tamiyo.decisions import DecisionLog
+from esper.tamiyo.offers import Kernels
 from esper.tamiyo.policy import Choice, Options, Policy, Proposal
 from esper.tamiyo.reports import FieldReport, FieldReportLog
+from esper.tamiyo.sealing import command_message, report_message
 from esper.tamiyo.views import (
     BudgetView,
     Candidate,
@@ -37,5 +39,7 @@ __all__ = [
     "SlotView",
     "TamiyoController",
     "Verdict",
+    "command_message",
     "policy_for",
+    "report_message",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from leyline.lifecycle import Actor, Stage, check
 
-from esper.errors import CheckpointMismatch, EsperError
+from esper.errors import BadInput, CheckpointMismatch, EsperError
 from esper.tamiyo import drive as driving
 from esper.tamiyo.cost import CostModel
 from esper.tamiyo.decisions import DecisionLog
@@ -16,30 +17,24 @@ from esper.tamiyo.embargo import Embargo
 from esper.tamiyo.evidence import Evidence
 from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.memory import UNPROVEN, Ended, Life, Memory, latest
-from esper.tamiyo.openings import Terms, budget_refusal, find
+from esper.tamiyo.offers import Kernels, Offers, Source
+from esper.tamiyo.openings import Terms, budget_refusal, find, room
 from esper.tamiyo.payoff import TIME_CONSTANT
 from esper.tamiyo.policy import Always, Choice, Fixed, Never, Options, Policy, Proposal, Random
 from esper.tamiyo.reports import FieldReport
+from esper.tamiyo.sealing import Sealer
 from esper.tamiyo.trend import MIN_POINTS, Trend, fit
-from esper.tamiyo.views import IN_FLIGHT, Decision, Order, OrderKind, RunView, SlotView
+from esper.tamiyo.views import Decision, Order, OrderKind, RunView
 
 if TYPE_CHECKING:
+    from leyline.keys import Signer
     from leyline.resources import TrainingRunSpec
 
     from esper.tamiyo.scoring import Scored
-    from esper.urza.library import KernelQuery, KernelRecord
 
 SCHEMA = 1
 #: Most refusals kept with one decision.
 MAX_REFUSED = 16
-
-
-class Kernels(Protocol):
-    """Where certified kernels are looked up; every library is one."""
-
-    def query(self, query: KernelQuery) -> Sequence[KernelRecord]:
-        """Certified kernels that fit."""
-        ...
 
 
 def policy_for(spec: TrainingRunSpec) -> Policy:
@@ -60,28 +55,36 @@ def policy_for(spec: TrainingRunSpec) -> Policy:
 class TamiyoController:
     """Decides for one run. The same views in the same order give the same orders.
 
-    ``kernels`` is asked for slots that the view makes no offer for; ``on_report`` receives each finished seed's field
-    report, again after the next epoch if it raised an ``EsperError``; ``on_decision`` each decision that is not a
-    repetition.
+    Args:
+        spec: the run's manifest.
+        kernels: asked for slots that a view makes no offer for; ``hardware`` and ``toolchain`` go into the query.
+        signer: signs the orders of ``run`` that ``seal`` is given.
+        policy: instead of the one that ``spec.controller.policy`` names.
+        on_report: receives each finished seed's field report, again later if it raised an ``EsperError``.
+        on_decision: receives each decision that is not a repetition.
+        clock: seconds since 1970, for envelopes only.
     """
 
     def __init__(
         self,
         spec: TrainingRunSpec,
         kernels: Kernels | None = None,
+        signer: Signer | None = None,
         *,
+        run: str = "",
         policy: Policy | None = None,
         hardware: str = "",
         toolchain: str = "",
         on_report: Callable[[FieldReport], object] | None = None,
         on_decision: Callable[[Decision], object] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.spec = spec
         self.policy = policy if policy is not None else policy_for(spec)
         self.log = DecisionLog()
         self.costs = CostModel(spec)
-        self._kernels = kernels
-        self._hardware, self._toolchain = hardware, toolchain
+        self._source = Source(spec, kernels, hardware, toolchain) if kernels is not None else None
+        self._sealer = Sealer(signer, run, clock) if signer is not None else None
         self._on_report, self._on_decision = on_report, on_decision
         self._embargo, self._memory, self._evidence = Embargo(), Memory(), Evidence()
         self._germinations = 0
@@ -103,7 +106,7 @@ class TamiyoController:
             self._settle(end, view)
         self._note_changes(view)
         conservative = self._conservative(view)
-        orders, refused = driving.drive(self.spec, view, conservative=conservative)
+        orders, refused = driving.drive(self.spec, view, conservative=conservative, fixed=self._memory.fixed)
         orders = [order for order in orders if self._refused.get(_key(order)) != view.epoch]
         for order in orders:
             self._memory.intend(order)
@@ -118,6 +121,22 @@ class TamiyoController:
             self._on_decision(decision)
         self._send()
         return orders
+
+    def conclude(self, view: RunView) -> None:
+        """Settle what ended after the last decision, such as at the end of the run, and send its reports."""
+        for end in self._memory.observe(view)[0]:
+            self._settle(end, view)
+        self._send()
+
+    def seal(self, order: Order, epoch: int) -> bytes:
+        """The order as a signed envelope for the seed executor.
+
+        Raises:
+            BadInput: the controller was made without a signer.
+        """
+        if self._sealer is None:
+            raise BadInput("this controller can't sign orders; give TamiyoController a signer")
+        return self._sealer.seal(order, epoch)
 
     @property
     def idle_reason(self) -> str:
@@ -201,8 +220,7 @@ class TamiyoController:
     # -- growing -----------------------------------------------------------------------------------------------------
 
     def _grow(self, view: RunView, *, conservative: bool) -> tuple[list[Order], Choice, list[str]]:
-        active = sum(seed.stage in IN_FLIGHT for seed in view.seeds.values())
-        capacity, reason = self._capacity(view, active, conservative=conservative)
+        capacity, reason = room(self.spec, self.costs, view, germinations=self._germinations, conservative=conservative)
         if capacity <= 0:
             return [], Choice(reason), []
         trend = fit(view.controller_losses, self._window(view.controller_losses))
@@ -212,12 +230,12 @@ class TamiyoController:
             flops=math.fsum(life.reserved_flops for life in open_lives),
             closed_slots=self._embargo.closed_slots(view.epoch),
             closed_kernels=self._embargo.closed_kernels(view.epoch),
-            only_trainable=active > 0 and self.spec.judge.mode != "Off",
+            only_trainable=bool(open_lives) and self.spec.judge.mode != "Off",
             size_exponent=self._evidence.exponent,
             time_exponent=trend.exponent if trend is not None else None,
             fit=self._evidence.fit(),
         )
-        offer = _Offers(self, view)
+        offer = Offers(view, self._source)
         ranked, against = find(self.spec, self.costs, view, offer, terms)
         against += offer.problems
         if not ranked:
@@ -238,28 +256,6 @@ class TamiyoController:
         if not orders and choice.proposals:
             choice = Choice("what the policy wanted is not allowed", numbers=choice.numbers)
         return orders, choice, against
-
-    def _capacity(self, view: RunView, active: int, *, conservative: bool) -> tuple[int, str]:
-        """How many seeds may germinate now, and if none, why."""
-        seeds, controller = self.spec.seeds, self.spec.controller
-        calendar = self.costs.calendar
-        if conservative:
-            return 0, "loss spike: no germination for a while"
-        room = {f"seeds.maxActive is {seeds.max_active}": seeds.max_active - active}
-        if seeds.max_total is not None:
-            kept = sum(seed.stage is Stage.FOSSILIZED for seed in view.seeds.values())
-            room[f"seeds.maxTotal is {seeds.max_total}"] = seeds.max_total - active - kept
-        if controller.max_germinations is not None:
-            left = controller.max_germinations - self._germinations
-            room[f"controller.maxGerminations is {controller.max_germinations}"] = left
-        full = [reason for reason, left in room.items() if left <= 0]
-        if full:
-            return 0, full[0]
-        if view.epochs - view.epoch < calendar.until_fossilized:
-            return 0, f"a seed needs {calendar.until_fossilized} epochs until its end, which are no longer left"
-        if self.costs.steps_per_epoch(view) <= 0:
-            return 0, "before the first epoch there is nothing to judge by"
-        return min(room.values()), ""
 
     def _window(self, losses: Sequence[float]) -> int:
         """Where the trend begins: the recent half of the run, long enough to fit, never across a change."""
@@ -314,6 +310,7 @@ class TamiyoController:
                     record.artifact_id,
                     germinated=view.epoch,
                     parameters=record.parameters,
+                    fixed=record.parameters == 0,
                     host_parameters=view.budget.parameters_used,
                     reserved_flops=cost.once,
                     pre_loss=latest(view.controller_losses),
@@ -348,6 +345,7 @@ class TamiyoController:
             "refused": dict(self._refused),
             "unsent": [report.to_dict() for report in self._unsent],
             "idle_reason": self._idle_reason,
+            "sequence": self._sealer.sequence if self._sealer is not None else 0,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -374,46 +372,9 @@ class TamiyoController:
         self._refused = {str(key): int(at) for key, at in state["refused"].items()}
         self._unsent = [FieldReport.from_dict(report) for report in state["unsent"]]
         self._idle_reason = str(state["idle_reason"])
-
-
-class _Offers:
-    """The kernels on offer for a slot: from the view, else from the library, asked once per interface."""
-
-    def __init__(self, controller: TamiyoController, view: RunView) -> None:
-        self._controller = controller
-        self._view = view
-        self._asked: dict[object, Sequence[KernelRecord]] = {}
-        self.problems: list[str] = []
-
-    def __call__(self, slot: SlotView) -> Sequence[KernelRecord]:
-        offered = self._view.kernels.get(slot.id)
-        if offered is not None:
-            return offered
-        if slot.interface not in self._asked:
-            self._asked[slot.interface] = self._query(slot)
-        return self._asked[slot.interface]
-
-    def _query(self, slot: SlotView) -> Sequence[KernelRecord]:
-        controller = self._controller
-        if controller._kernels is None:
-            return ()
-        from esper.urza.library import KernelQuery
-
-        spec = controller.spec
-        query = KernelQuery(
-            interface=slot.interface,
-            hardware=controller._hardware,
-            # Approved blueprints may be riskier than the limit, so the limit is applied to what comes back.
-            max_risk=1.0 if spec.controller.approved else spec.controller.max_risk,
-            strategies=tuple(strategy.value.lower() for strategy in spec.kernels.strategies),
-            toolchain=controller._toolchain,
-            blueprints=tuple(spec.kernels.blueprints) or None,
-        )
-        try:
-            return tuple(controller._kernels.query(query))
-        except EsperError as error:
-            self.problems.append(f"the library can't be asked: {error}")
-            return ()
+        if self._sealer is not None:
+            # A rollback must not reuse numbers that the executor has seen.
+            self._sealer.sequence = max(self._sealer.sequence, int(state["sequence"]))
 
 
 def _find(ranked: Mapping[str, Sequence[Scored]], proposal: Proposal) -> Scored | None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from esper.urza.library import KernelRecord
 
 STEP_PER_FORWARD = 3.0
-#: Epochs a seed spends waiting for its turn and loading.
-LOADING_EPOCHS = 1
+#: Epochs from the order to germinate until the kernel is in: one boundary promotes the seed, the next ends its loading.
+LOADING_EPOCHS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class GrowthCost:
 
     ``once`` is spent whether or not the seed is kept; ``trial`` is ``once`` plus what host and kernel together cost
     until the seed is fossilized: a budget that holds less can't afford the seed. ``total`` is ``once`` plus the
-    kernel's share of every step until the run ends. ``steps_without`` and ``steps_with`` are the optimizer steps the run still
-    makes without and with the seed: bound by the epochs, and by the FLOPs limit if there is one.
+    kernel's share of every step until the run ends. ``steps_without`` and ``steps_with`` are the optimizer
+    steps the run still makes without and with the seed: bound by the epochs, and by the FLOPs limit if there is one.
     """
 
     parameters: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from leyline.lifecycle import Actor, Stage, check
@@ -33,28 +33,31 @@ def order_for(seed: SeedView, kind: OrderKind, target: Stage, reason: str, numbe
     )
 
 
-def twin_holder(spec: TrainingRunSpec, seeds: Iterable[SeedView]) -> SeedView | None:
+def twin_holder(spec: TrainingRunSpec, seeds: Iterable[SeedView], fixed: Collection[str] = ()) -> SeedView | None:
     """The seed that has or is about to take the twin by itself, if the judge uses one.
 
-    A kernel without parameters goes from LOADING straight to GRAFTING, so it holds the twin from its germination.
+    A kernel without parameters (the seeds in ``fixed``) goes from LOADING straight to GRAFTING, so it holds the twin
+    from its germination.
     """
     if spec.judge.mode == "Off":
         return None
     for seed in seeds:
-        soon = not seed.trainable and seed.stage in (Stage.GERMINATED, Stage.LOADING)
+        soon = (not seed.trainable or seed.id in fixed) and seed.stage in (Stage.GERMINATED, Stage.LOADING)
         again = spec.judge.mode == "Twice" and seed.stage is Stage.FINE_TUNING
         if seed.stage in JUDGED or soon or again:
             return seed
     return None
 
 
-def drive(spec: TrainingRunSpec, view: RunView, *, conservative: bool) -> tuple[list[Order], list[str]]:
+def drive(
+    spec: TrainingRunSpec, view: RunView, *, conservative: bool, fixed: Collection[str] = ()
+) -> tuple[list[Order], list[str]]:
     """Orders to the seeds in flight, and why some of them wait although they are ready.
 
     In conservative mode seeds that have not touched the host are cancelled, and none begins to.
     """
     flying = [seed for seed in view.seeds.values() if seed.stage in IN_FLIGHT]
-    holder = twin_holder(spec, flying)
+    holder = twin_holder(spec, flying, fixed)
     orders: list[Order] = []
     waiting: list[str] = []
     # Seeds that want the twin take turns, the longest waiting first.

@@ -18,7 +18,8 @@ UNPROVEN = frozenset({Stage.GERMINATED, Stage.LOADING})
 
 @dataclass(slots=True)
 class Life:
-    """One seed's story so far. Epochs count finished epochs; ``reserved_flops`` is what its trial was granted."""
+    """One seed's story so far. Epochs count finished epochs; ``reserved_flops`` is what its trial was granted,
+    ``fixed`` that its kernel has no parameters."""
 
     slot: str
     blueprint: str
@@ -28,6 +29,7 @@ class Life:
     parameters: int = 0
     host_parameters: int = 0
     reserved_flops: float = 0.0
+    fixed: bool = False
     pre_loss: float | None = None
     pre_metric: float | None = None
     intent: str = ""
@@ -64,6 +66,11 @@ class Memory:
     def germinating(self, order: Order, life: Life) -> None:
         """Remember what was granted to a seed that has no name yet."""
         self._ordered[order.slot] = life
+
+    @property
+    def fixed(self) -> frozenset[str]:
+        """Seeds whose kernel has no parameters; the view only shows that once the kernel is loaded."""
+        return frozenset(seed for seed, life in self.lives.items() if life.fixed and not life.over)
 
     def forget(self, slot: str) -> Life | None:
         """Drop an order to germinate that was not carried out."""
@@ -137,6 +144,7 @@ class Memory:
             seed.blueprint,
             seed.artifact_id,
             germinated=seed.entered_epoch,
+            fixed=not seed.trainable,
             pre_loss=latest(view.controller_losses),
             pre_metric=latest(view.controller_metrics),
         )

@@ -73,6 +73,31 @@ def budget_refusal(
     return ""
 
 
+def room(
+    spec: TrainingRunSpec, costs: CostModel, view: RunView, *, germinations: int, conservative: bool
+) -> tuple[int, str]:
+    """How many seeds may germinate now, and if none, the first limit that is in the way."""
+    if conservative:
+        return 0, "loss spike: no germination for a while"
+    active = sum(seed.stage in IN_FLIGHT for seed in view.seeds.values())
+    left = {f"seeds.maxActive is {spec.seeds.max_active}": spec.seeds.max_active - active}
+    if spec.seeds.max_total is not None:
+        kept = sum(seed.stage is Stage.FOSSILIZED for seed in view.seeds.values())
+        left[f"seeds.maxTotal is {spec.seeds.max_total}"] = spec.seeds.max_total - active - kept
+    most = spec.controller.max_germinations
+    if most is not None:
+        left[f"controller.maxGerminations is {most}"] = most - germinations
+    full = [reason for reason, places in left.items() if places <= 0]
+    if full:
+        return 0, full[0]
+    needed = costs.calendar.until_fossilized
+    if view.epochs - view.epoch < needed:
+        return 0, f"a seed needs {needed} epochs until it is fossilized, which are no longer left"
+    if costs.steps_per_epoch(view) <= 0:
+        return 0, "before the first epoch there is nothing to judge by"
+    return min(left.values()), ""
+
+
 def find(
     spec: TrainingRunSpec, costs: CostModel, view: RunView, offer: Offer, terms: Terms
 ) -> tuple[dict[str, Sequence[Scored]], list[str]]:

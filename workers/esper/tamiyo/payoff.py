@@ -2,7 +2,8 @@
 
 Without the seed the run makes S more steps and follows its present trend. With it the run makes S' ≤ S steps, because
 the same budget must also pay for the twin, the judge and dearer steps, and ends lower by what the larger network
-brings: the loss falls as (1 + n/N)^−a. That gain comes in with time; after s steps of the seed 1 − exp(−s/τ) of it is there.
+brings: the loss falls as (1 + n/N)^−a. That gain comes in with time; after s steps of the seed 1 − exp(−s/τ) of it is
+there.
 τ is a sixth of the run: measured on the small convolutional network, blocks frozen after 200, 400 and 1,000 of 2,400
 steps kept 39 %, 63 % and 91 % of their worth, which is this curve.
 """
