@@ -2,10 +2,11 @@
 
 from esper.tamiyo.controller import TamiyoController, policy_for
 from esper.tamiyo.decisions import DecisionLog
+from esper.tamiyo.messages import command_message, report_message
 from esper.tamiyo.offers import Kernels
 from esper.tamiyo.policy import Choice, Options, Policy, Proposal
 from esper.tamiyo.reports import FieldReport, FieldReportLog
-from esper.tamiyo.sealing import command_message, report_message
+from esper.tamiyo.sealing import Sealer
 from esper.tamiyo.views import (
     BudgetView,
     Candidate,
@@ -35,6 +36,7 @@ __all__ = [
     "ProbeResult",
     "Proposal",
     "RunView",
+    "Sealer",
     "SeedView",
     "SlotView",
     "TamiyoController",

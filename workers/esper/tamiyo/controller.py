@@ -84,7 +84,7 @@ class TamiyoController:
         self.log = DecisionLog()
         self.costs = CostModel(spec)
         self._source = Source(spec, kernels, hardware, toolchain) if kernels is not None else None
-        self._sealer = Sealer(signer, run, clock) if signer is not None else None
+        self._sealer = Sealer(run, signer, clock=clock) if signer is not None else None
         self._on_report, self._on_decision = on_report, on_decision
         self._embargo, self._memory, self._evidence = Embargo(), Memory(), Evidence()
         self._germinations = 0

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from esper.tamiyo.views import Order, OrderKind
 from leyline.envelope import FRESHNESS, seal
-from leyline.keys import Signer
-from leyline.messages import AdaptationCommand, encode, type_of
-from leyline.v1 import control_pb2, seed_pb2
+from leyline.messages import encode, type_of
+from leyline.topics import COMMANDS
 
-COMMANDS = "control.kasmina.commands"
+from esper.tamiyo.messages import command_message
+
+if TYPE_CHECKING:
+    from leyline.keys import Signer
+
+    from esper.tamiyo.views import Order
+
 PRODUCER = "tamiyo"
 
 
@@ -30,38 +35,19 @@ class Sealer:
         self._signer, self._clock = signer, clock
 
     def seal(self, order: Order, epoch: int, objective: str = "", schedule: str = "") -> bytes:
-        """The order as a signed envelope for ``control.kasmina.commands``."""
+        """The order as a signed envelope for ``control.kasmina.commands``, fresh for 30 seconds."""
         self.sequence += 1
-        command = AdaptationCommand(
-            command_id=f"{self.run}-{self.sequence}",
-            run=self.run,
-            epoch=epoch,
-            actor=control_pb2.ACTOR_TAMIYO,
-            reason=order.reason,
-            numbers=dict(order.numbers),
+        command = command_message(
+            order, self.run, epoch, f"{self.run}-{self.sequence}", objective=objective, schedule=schedule
         )
-        match order.kind:
-            case OrderKind.GERMINATE:
-                command.germinate.slot = order.slot
-                command.germinate.kernel_artifact_id = order.artifact_id
-                command.germinate.blueprint = order.blueprint
-                command.germinate.blend = _number(seed_pb2.Blend, "BLEND", order.blend)
-                command.germinate.objective = _number(seed_pb2.Objective, "OBJECTIVE", objective)
-                command.germinate.alpha_schedule = _number(seed_pb2.AlphaSchedule, "ALPHA_SCHEDULE", schedule)
-            case OrderKind.ADVANCE:
-                command.advance.seed_id = order.seed or ""
-                command.advance.target = int(order.target)
-            case OrderKind.CANCEL:
-                command.cancel.seed_id = order.seed or ""
-            case OrderKind.CULL:
-                command.cull.seed_id = order.seed or ""
-        now = self._clock()
         return seal(
-            encode(command), type_of(command), COMMANDS, PRODUCER, self.sequence, self._signer, now, FRESHNESS,
+            encode(command),
+            type_of(command),
+            COMMANDS,
+            PRODUCER,
+            self.sequence,
+            self._signer,
+            self._clock(),
+            FRESHNESS,
             run=self.run,
-        )  # fmt: skip
-
-
-def _number(enum: object, prefix: str, name: str) -> int:
-    """The wire number of a manifest's CamelCase word; an empty word is UNSPECIFIED, "as the manifest says"."""
-    return int(enum.Value(f"{prefix}_{name.upper() if name else 'UNSPECIFIED'}"))  # type: ignore[attr-defined]
+        )
