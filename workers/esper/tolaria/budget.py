@@ -7,7 +7,7 @@ probes, isolated learning, and all that was spent on seeds that were culled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,39 +19,55 @@ CATEGORIES = ("host", "seeds", "isolation", "twin", "cooldown", "probe")
 
 @dataclass
 class Ledger:
-    """FLOPs by category, and by the seed that caused them.
+    """FLOPs by category and by the seed that caused them (an empty name where none did).
 
     ``host`` is what the run would have cost had it not grown; ``seeds`` the kernels' own passes while they train with
-    the host; the rest is the price of deciding. ``by_seed`` holds every charge a seed caused, so that what was spent
-    on culled seeds can be told at the end.
+    the host; the rest is the price of deciding.
     """
 
-    by_category: dict[str, int] = field(default_factory=lambda: dict.fromkeys(CATEGORIES, 0))
-    by_seed: dict[str, int] = field(default_factory=dict)
+    entries: dict[str, dict[str, int]] = field(default_factory=lambda: {category: {} for category in CATEGORIES})
 
     def charge(self, category: str, flops: int, seed: str | None = None) -> None:
         """Add training FLOPs to a category and, where a seed caused them, to that seed."""
-        if category not in self.by_category:
+        if category not in self.entries:
             raise ValueError(f"unknown ledger category {category!r}; allowed: {', '.join(CATEGORIES)}")
         if flops < 0:
             raise ValueError(f"a charge can't be negative ({flops} FLOPs)")
-        self.by_category[category] += flops
-        if seed is not None:
-            self.by_seed[seed] = self.by_seed.get(seed, 0) + flops
+        by_seed = self.entries[category]
+        by_seed[seed or ""] = by_seed.get(seed or "", 0) + flops
 
     @property
     def total(self) -> int:
         """All training FLOPs so far."""
-        return sum(self.by_category.values())
+        return sum(sum(by_seed.values()) for by_seed in self.entries.values())
+
+    def spent(self, categories: Collection[str], seeds: Collection[str] | None = None, without: bool = False) -> int:
+        """FLOPs in some categories: of everyone, of some seeds, or of everyone but them."""
+        return sum(
+            flops
+            for category in categories
+            for seed, flops in self.entries[category].items()
+            if seeds is None or (seed in seeds) != without
+        )
+
+    def by_purpose(self, culled: Collection[str]) -> dict[str, int]:
+        """The total split for people: host, grown, twin (both of seeds not culled), culled, probes."""
+        return {
+            "host": self.spent(["host"]),
+            "grown": self.spent(["seeds", "isolation"], culled, without=True),
+            "twin": self.spent(["twin", "cooldown"], culled, without=True),
+            "culled": self.spent(["seeds", "isolation", "twin", "cooldown"], culled),
+            "probes": self.spent(["probe"]),
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The ledger as JSON."""
-        return {"by_category": dict(self.by_category), "by_seed": dict(self.by_seed)}
+        return {category: dict(by_seed) for category, by_seed in self.entries.items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
         """The ledger from :meth:`to_dict`."""
-        return cls({**dict.fromkeys(CATEGORIES, 0), **data["by_category"]}, dict(data["by_seed"]))
+        return cls({category: dict(data.get(category, {})) for category in CATEGORIES})
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class CheckpointStore:
             index = json.loads((folder / _INDEX).read_bytes())
             if index["format"] != FORMAT:
                 raise CheckpointMismatch(f"checkpoint {folder} has format {index['format']}; this version reads {FORMAT}")
+            if name != f"step-{index['step']:012d}":
+                raise CheckpointMismatch(f"checkpoint {folder} says it is of step {index['step']}")
             data = {}
             for key, entry in index["files"].items():
                 data[key] = (folder / key).read_bytes()

@@ -1,7 +1,7 @@
 """The governor: notices that training went wrong and says so; the trainer rolls back.
 
 It looks at losses, parameters, the seed state's checksum and the time a step takes. A spike is judged against a
-robust scale (median and median absolute deviation of the recent losses), since a mean would be dragged along by the
+robust scale (median and median absolute deviation of the recent smoothed losses), since a mean would be dragged along by the
 very values it should catch.
 """
 
@@ -25,10 +25,12 @@ from esper.errors import NumericalFault, StepTimeout
 
 WINDOW = 200
 """Steps that the robust scale is taken over."""
-SMOOTH = 8
-"""Steps whose mean is compared: a single hard batch is no spike."""
+SMOOTH = 16
+"""Steps whose median is compared: a few hard batches are no spike."""
 MINIMUM_HISTORY = 40
 """Steps before a spike can be told from the first descent."""
+MARGIN = 1.5
+"""A spike is also above this multiple of anything in the window: losses have heavy tails that a robust scale ignores."""
 _MAD_TO_SIGMA = 1.4826
 """Median absolute deviation to standard deviation for a normal distribution."""
 
@@ -44,7 +46,7 @@ class Governor:
     def __init__(self, loss_spike: float, step_timeout: float) -> None:
         self.loss_spike = loss_spike
         self.step_timeout = step_timeout
-        self._losses: deque[float] = deque(maxlen=WINDOW)
+        self._smooth: deque[float] = deque(maxlen=WINDOW)
         self._recent: deque[float] = deque(maxlen=SMOOTH)
         self._began = time.monotonic()
 
@@ -61,17 +63,19 @@ class Governor:
         if not math.isfinite(loss):
             raise NumericalFault(f"the training loss became {loss} at step {step}")
         self._recent.append(loss)
-        if len(self._losses) >= MINIMUM_HISTORY and len(self._recent) == SMOOTH:
-            mean = statistics.fmean(self._recent)
-            middle = statistics.median(self._losses)
-            spread = _MAD_TO_SIGMA * statistics.median(abs(value - middle) for value in self._losses)
-            limit = middle + self.loss_spike * max(spread, 0.05 * abs(middle), 1e-6)
-            if mean > limit:
+        if len(self._recent) < SMOOTH:
+            return
+        smooth = statistics.median(self._recent)
+        if len(self._smooth) >= MINIMUM_HISTORY:
+            middle = statistics.median(self._smooth)
+            spread = _MAD_TO_SIGMA * statistics.median(abs(value - middle) for value in self._smooth)
+            limit = max(middle + self.loss_spike * max(spread, 0.05 * abs(middle), 1e-6), MARGIN * max(self._smooth))
+            if smooth > limit:
                 raise NumericalFault(
-                    f"loss spike at step {step}: the mean of the last {SMOOTH} steps is {mean:.4g}, "
-                    f"median {middle:.4g}, limit {limit:.4g} (spec.governor.lossSpike {self.loss_spike:g})"
+                    f"loss spike at step {step}: the median of the last {SMOOTH} steps is {smooth:.4g}, "
+                    f"usually {middle:.4g}, limit {limit:.4g} (spec.governor.lossSpike {self.loss_spike:g})"
                 )
-        self._losses.append(loss)
+        self._smooth.append(smooth)
 
     def begin_epoch(self) -> None:
         """Start the step clock; evaluation and checkpoints between epochs are no steps."""
@@ -90,11 +94,11 @@ class Governor:
 
     def to_dict(self) -> dict[str, Any]:
         """The memory of losses, as JSON."""
-        return {"losses": list(self._losses), "recent": list(self._recent)}
+        return {"smooth": list(self._smooth), "recent": list(self._recent)}
 
     def load(self, data: Mapping[str, Any]) -> None:
         """Take the memory of losses from :meth:`to_dict`."""
-        self._losses = deque(data["losses"], maxlen=WINDOW)
+        self._smooth = deque(data["smooth"], maxlen=WINDOW)
         self._recent = deque(data["recent"], maxlen=SMOOTH)
 
 

@@ -63,7 +63,8 @@ class Journal:
             return
         data = self.path.read_bytes()
         offset = 0
-        lines = data.splitlines(keepends=True)
+        lines = [line + b"\n" for line in data.split(b"\n")]
+        lines[-1] = lines[-1][:-1]  # what follows the last newline: nothing, or a torn line
         for number, line in enumerate(lines, 1):
             offset += len(line)
             checksum, _, text = line.rstrip(b"\n").partition(b" ")

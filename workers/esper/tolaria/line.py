@@ -177,6 +177,13 @@ class Line:
         parameters = [p for p in self.optimizer.parameters() if p.grad is not None]
         return float(torch.nn.utils.clip_grad_norm_(parameters, limit))
 
+    @property
+    def parameters(self) -> int:
+        """Parameters of the host and of every loaded kernel."""
+        own = sum(p.numel() for p in self.model.parameters())
+        kernels = [seed.kernel for seed in self.bank.seeds.values() if seed.kernel is not None]
+        return own + sum(p.numel() for kernel in kernels for p in kernel.parameters())
+
     def sync_optimizer(self) -> None:
         """Let the optimizer's groups be the grafted seeds that train now: join the new, drop the gone."""
         grafted = self.bank.grafted_parameters()
@@ -235,13 +242,28 @@ class Line:
             meta["seeds"],
             source,
         )
-        grafted = {f"seed:{seed}": named for seed, named in self.bank.grafted_parameters().items()}
-        optimizer = {name[len(OPTIMIZER) :]: value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
-        self.optimizer.import_state(optimizer, meta["optimizer"], grafted)
+        self._import_optimizer(tensors, meta["optimizer"])
         self.step = meta["step"]
         self.cursor = Cursor(**meta["cursor"])
         self.rate_scale = meta["rate_scale"]
         self.last_multiplier = meta["last_multiplier"]
+
+    def adopt(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Become the twin whose exported state this is, in place; the seed it lacks leaves model and optimizer.
+
+        Returns:
+            The twin's host tensors by name.
+        """
+        host = {name[len(MODEL) :]: value for name, value in tensors.items() if name.startswith(MODEL)}
+        seeds = {name[len(SEEDS) :]: value for name, value in tensors.items() if name.startswith(SEEDS)}
+        self.bank.adopt(({**seeds, **{f"host/{name}": value for name, value in host.items()}}, meta["seeds"]))
+        self._import_optimizer(tensors, meta["optimizer"])
+        return host
+
+    def _import_optimizer(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        grafted = {f"seed:{seed}": named for seed, named in self.bank.grafted_parameters().items()}
+        own = {name[len(OPTIMIZER) :]: value for name, value in tensors.items() if name.startswith(OPTIMIZER)}
+        self.optimizer.import_state(own, meta, grafted)
 
     def _model_tensors(self) -> dict[str, Tensor]:
         """Parameters and all buffers by name; ``state_dict`` would leave out buffers that are not persistent."""

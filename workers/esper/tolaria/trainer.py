@@ -1,0 +1,390 @@
+"""The epoch: train, observe, judge, decide, execute, commit.
+
+Notable choices
+- A run's future depends on its committed state alone: random numbers come from (seed, step), data order from
+  (seed, epoch), and no clock enters a decision. So a killed run resumes bit for bit.
+- Commit before publish: a checkpoint is whole and journaled before anything about its epoch is told to others.
+- All that changes the network happens between epochs, in :meth:`Trainer.settle`.
+- Budgets are kept by construction: the number of steps of an epoch is what the remaining FLOPs allow.
+"""
+
+from __future__ import annotations
+
+import secrets
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from esper.errors import CheckpointMismatch, Diverged, NumericalFault, StateCorruption, StepTimeout
+from esper.kasmina import SeedSettings
+from esper.tamiyo.sealing import PRODUCER, Sealer
+from esper.tolaria.budget import TRAINING_PASSES, Ledger, Limits
+from esper.tolaria.checkpoint import CheckpointStore
+from esper.tolaria.costs import Costs, cooldown_flops, costs_now
+from esper.tolaria.device import pick_device, set_threads
+from esper.tolaria.governor import Governor, Watchdog
+from esper.tolaria.history import Best, History
+from esper.tolaria.journal import Journal
+from esper.tolaria.line import EpochStats, Line, Stopped
+from esper.tolaria.probe import Prober
+from esper.tolaria.recorder import Recorder
+from esper.tolaria.schedule import Progress as ScheduleProgress
+from esper.tolaria.settle import Settler
+from esper.tolaria.state import MAIN, TWIN, RunState, check_identity, identity
+from esper.tolaria.trial import TrialBench
+from esper.tolaria.view import run_view
+from leyline.identity import ArtifactId
+from leyline.keys import KeyRing, Signer
+from leyline.topics import COMMANDS
+
+if TYPE_CHECKING:
+    from esper.kasmina import SeedBank
+    from esper.tamiyo import RunView, TamiyoController
+    from esper.tasks import Task
+    from esper.tolaria.shelf import KernelShelf
+    from leyline.resources import TrainingRun
+
+FAULTS = (NumericalFault, StateCorruption, StepTimeout)
+
+
+@dataclass
+class Clock:
+    """Times for people: none of them enters a decision."""
+
+    steps: list[float] = field(default_factory=list)
+    rollbacks: list[float] = field(default_factory=list)
+
+    @property
+    def longest_ms(self) -> float | None:
+        """The longest step."""
+        return max(self.steps) * 1e3 if self.steps else None
+
+    @property
+    def median_ms(self) -> float | None:
+        """The median step."""
+        return statistics.median(self.steps) * 1e3 if self.steps else None
+
+
+class Trainer:
+    """Trains one run from its first or last committed epoch to its end.
+
+    Args:
+        run: the manifest.
+        task: data, loss and metrics.
+        bank: the wrapped model's seeds.
+        controller: decides what grows.
+        shelf: the kernels on offer.
+        recorder: where news go.
+        out: the output directory; None keeps nothing on disk (no resume, rollback from memory only).
+        local_task: the task is an object of the caller's that another process could not build again.
+    """
+
+    def __init__(
+        self, run: TrainingRun, task: Task, bank: SeedBank, controller: TamiyoController, shelf: KernelShelf,
+        recorder: Recorder, out: Path | None = None, local_task: bool = False,
+    ) -> None:  # fmt: skip
+        self.run, self.spec, self.task, self.bank = run, run.spec, task, bank
+        self.controller, self.shelf, self.recorder = controller, shelf, recorder
+        set_threads(self.spec.training.threads)
+        self.device = pick_device(self.spec.training.device)
+        bank.model.to(self.device)
+        bank.configure(SeedSettings.from_spec(self.spec), shelf)
+        self.line = Line(task, bank, self.spec, self.device)
+        self.sealer = self._command_channel()
+        self.limits = Limits(
+            self.spec.training.epochs, self.spec.budget.parameters, self.spec.budget.training_flops
+        )
+        self.ledger, self.history, self.clock = Ledger(), History(), Clock()
+        self.governor = Governor(self.spec.governor.loss_spike, self.spec.governor.step_timeout_seconds)
+        self.trials = TrialBench(self.line, run, shelf, in_process=local_task)
+        self.prober = Prober(
+            self.line, shelf, self.ledger,
+            0 if self.spec.controller.placement == "GradientNorm" else self.spec.controller.probe_steps,
+        )  # fmt: skip
+        self.settler = Settler(self)
+        self.out = out
+        self.store = CheckpointStore(out / "checkpoints", self.spec.checkpoints.keep) if out else None
+        self.journal = Journal(out / "journal.jsonl") if out else None
+        self.epoch = 0
+        """Finished epochs."""
+        self.statistics: dict[str, Any] = {}
+        self._good: RunState | None = None
+        self._stop: Callable[[], bool] = lambda: False
+        per_step = TRAINING_PASSES * bank.host_flops * self.spec.training.batch_size
+        self.limits.check_host(
+            self.line.parameters, per_step * self.spec.training.gradient_accumulation * self.line.steps_per_epoch
+        )
+
+    # -- the page --------------------------------------------------------------------------------------------------
+
+    def train(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end.
+
+        Args:
+            stop: asked before every step; when it says yes, a checkpoint is written and the run can be resumed.
+
+        Raises:
+            Stopped: ``stop`` said so, after the checkpoint.
+            Diverged: more rollbacks than ``governor.maxRollbacks``.
+        """
+        self._stop = stop
+        watchdog = Watchdog(2 * self.spec.governor.step_timeout_seconds)
+        try:
+            self._good = self._good or self.state()
+            for epoch, progress in self.epochs():
+                try:
+                    watchdog.arm(True)
+                    stats = self.advance(epoch, progress, watchdog)
+                    watchdog.arm(False)
+                    self.observe(epoch, stats)
+                    orders = self.settler.settle()
+                    self.commit(orders)
+                except FAULTS as fault:
+                    watchdog.arm(False)
+                    self.roll_back(fault)
+            self.settler.finish()
+            self.commit([])
+        except Stopped:
+            self.commit([], whole_epoch=False)
+            raise
+        finally:
+            watchdog.close()
+            self.trials.end()
+
+    def epochs(self) -> Iterator[tuple[int, ScheduleProgress]]:
+        """The epochs still to do, each with as many steps as the budget allows; ends when none is left."""
+        while self.epoch < self.spec.training.epochs:
+            costs = self.costs()
+            steps = self.line.steps_per_epoch
+            if self.spec.budget.training_flops is not None:
+                left = self.spec.budget.training_flops - self.ledger.total - self.settler.reserve(costs)
+                steps = min(steps, left // costs.step_total)
+            if steps <= 0:
+                return
+            start = self.limits.fraction(self.epoch, self.ledger.total)
+            ahead = self.ledger.total + steps * costs.step_total
+            yield self.epoch + 1, ScheduleProgress(start, self.limits.fraction(self.epoch + 1, ahead), steps)
+
+    def advance(self, epoch: int, progress: ScheduleProgress, watchdog: Watchdog) -> EpochStats:
+        """Train the host and, if a seed is on trial, its twin; book what it cost."""
+        costs, trial = self.costs(), self.trials.current
+        if trial is not None:
+            trial.twin.start_epoch(epoch, progress)
+        self.governor.begin_epoch()
+
+        def check(step: int, loss: float) -> None:
+            watchdog.beat()
+            self.governor.check_step(step, loss)
+
+        try:
+            stats = self.line.train_epoch(epoch, progress, self._stop, check)
+            if trial is not None:
+                trial.twin.finish_epoch(self._stop)
+        except FAULTS:
+            costs.charge(self.ledger, self.line.cursor.step_in_epoch)  # it was spent, though it will be undone
+            raise
+        costs.charge(self.ledger, stats.steps)
+        self.clock.steps.extend(stats.step_seconds)
+        return stats
+
+    def observe(self, epoch: int, stats: EpochStats) -> None:
+        """Look at the controller split, at the seeds' state and at the model's health; ends the epoch."""
+        began = time.perf_counter()
+        self.governor.check_tensors([*self.line.model.named_parameters(), *self.line.model.named_buffers()])
+        with self.bank.observing():
+            seen = self.line.evaluate(self.task.controller)
+        self.statistics = {slot: s.to_dict() for slot, s in self.bank.statistics().items()}
+        self.bank.boundary(epoch)
+        self.epoch = epoch
+        for artifact in self.shelf.arrivals():
+            self.history.offered.setdefault(artifact, epoch)
+        metric = seen.metrics[self.task.metric]
+        self.history.add_epoch(stats.loss, seen.loss, metric)
+        self._keep_best(epoch, seen.loss, metric)
+        self.recorder.at(epoch, self.line.step)
+        self.recorder.epoch_done(
+            {
+                "train_loss": stats.loss, "controller_loss": seen.loss, "controller_metric": metric,
+                "learning_rate": stats.learning_rate,
+                "seconds": sum(stats.step_seconds) + time.perf_counter() - began,
+                "parameters": self.line.parameters, "flops": self.flops_by_purpose(),
+                "seeds_by_stage": self.stage_counts(),
+                "median_step_ms": statistics.median(stats.step_seconds) * 1e3 if stats.step_seconds else None,
+                "longest_step_ms": max(stats.step_seconds) * 1e3 if stats.step_seconds else None,
+                "gradient_norm": stats.gradient_norm,
+            },
+            self.spec.training.epochs, self.spec.budget.training_flops,
+        )  # fmt: skip
+
+    def _command_channel(self) -> Sealer:
+        """A key that lives as long as this process: the controller signs with it, the bank takes orders from nobody else."""
+        key = Signer.hmac("run-commands", secrets.token_bytes(32))
+        ring = KeyRing(in_process=True)
+        ring.add(key, producers=[PRODUCER], topics=[COMMANDS])
+        self.bank.trust(ring, self.run.metadata.name)
+        return Sealer(self.run.metadata.name, key)
+
+    # -- what decisions are made of ----------------------------------------------------------------------------------
+
+    def costs(self) -> Costs:
+        """What the next step costs and what is left."""
+        trial = self.trials.current.seed if self.trials.current is not None else None
+        return costs_now(self.line, self.ledger, self.limits, self.epoch, trial)
+
+    def view(self) -> RunView:
+        """The run as the controller sees it."""
+        return run_view(
+            self.run, self.bank, self.history, epoch=self.epoch, step=self.line.step, costs=self.costs(),
+            statistics=self.statistics, kernels=self.shelf.offers(self.history.offered),
+            probe=lambda candidates: self.prober.measure(self.epoch, candidates),
+        )  # fmt: skip
+
+    def flops_by_purpose(self) -> dict[str, int]:
+        """Training FLOPs so far: host, grown (kept or still open), twin, culled, probes."""
+        return self.ledger.by_purpose(self.settler.culled)
+
+    def stage_counts(self) -> dict[str, int]:
+        """How many seeds are in each stage."""
+        return dict(Counter(seed.stage.name for seed in self.bank.seeds.values()))
+
+    def strategy_of(self, artifact_id: str) -> str:
+        """How a kernel was compiled; empty for no kernel."""
+        return ArtifactId.parse(artifact_id).strategy if artifact_id else ""
+
+    def cool_down_cost(self) -> int:
+        """Training FLOPs of one look of the judge."""
+        return cooldown_flops(self.costs(), self.spec.judge.cooldown_steps, self.spec.judge.replicates)
+
+    def _keep_best(self, epoch: int, loss: float, metric: float) -> None:
+        best = self.history.best
+        sign = 1.0 if self.task.higher_is_better else -1.0
+        if best is None or sign * metric > sign * best.controller_metric:
+            report = self.line.evaluate(self.task.report)
+            self.history.best = Best(epoch, loss, metric, report.loss, report.metrics[self.task.metric])
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def state(self) -> RunState:
+        """Everything that decides the run's future bits."""
+        tensors, main = self.line.export_state()
+        merged = {MAIN + name: value for name, value in tensors.items()}
+        trial = self.trials.current
+        twin = None
+        if trial is not None:
+            tensors, meta = trial.twin.export_state()
+            merged.update({TWIN + name: value for name, value in tensors.items()})
+            twin = {"seed": trial.seed, "looks": trial.looks, "line": meta}
+        return RunState(
+            merged,
+            {
+                "identity": identity(self.run, self.line), "epoch": self.epoch, "step": self.line.step, "main": main,
+                "twin": twin, "ledger": self.ledger.to_dict(), "history": self.history.to_dict(),
+                "statistics": self.statistics, "governor": self.governor.to_dict(),
+                "controller": self.controller.state_dict(), "settler": self.settler.to_dict(), "sequence": self.sealer.sequence,
+            },
+        )  # fmt: skip
+
+    def restore(self, state: RunState) -> None:
+        """Go to exactly where a state was taken."""
+        meta = state.meta
+        check_identity(meta["identity"], identity(self.run, self.line))
+        self.trials.end()
+        self.line.import_state(state.part(MAIN), meta["main"], self.shelf)
+        if meta["twin"] is not None:
+            twin = meta["twin"]
+            self.trials.restore(twin["seed"], twin["looks"], (state.part(TWIN), twin["line"]))
+        self.epoch = meta["epoch"]
+        self.ledger = self.prober.ledger = Ledger.from_dict(meta["ledger"])
+        self.history = History.from_dict(meta["history"])
+        self.statistics = meta["statistics"]
+        self.governor.load(meta["governor"])
+        self.controller.load_state_dict(meta["controller"])
+        self.settler.load(meta["settler"])
+        self.sealer.sequence = max(self.sealer.sequence, meta["sequence"])
+
+    def resume(self) -> int | None:
+        """Restore the newest whole checkpoint; returns the event log's offset, or None when there is none.
+
+        Raises:
+            CheckpointMismatch: the checkpoint is of another run, or all of them are damaged.
+        """
+        if self.store is None:
+            return None
+        checkpoint, problems = self.store.newest()
+        if checkpoint is None:
+            if problems:
+                raise CheckpointMismatch("no checkpoint can be used:\n  " + "\n  ".join(problems))
+            return None
+        for problem in problems:
+            self.recorder.progress.message(f"skipped: {problem}", "warning")
+        state = RunState.of(checkpoint)
+        self.restore(state)
+        self._good = state
+        if self.journal is not None:
+            self.journal.truncate_after(checkpoint.state["step"])
+        return int(checkpoint.state["events_offset"])
+
+    def commit(self, orders: list[dict[str, Any]], whole_epoch: bool = True) -> None:
+        """Make the epoch durable: checkpoint, then journal; only then are its events published."""
+        state = self.state()
+        state.meta["events_offset"] = self.recorder.commit()
+        if whole_epoch:
+            self._good = state
+        due = self.epoch % self.spec.checkpoints.every_epochs == 0 or self.epoch == self.spec.training.epochs
+        if self.store is None or self.journal is None or (whole_epoch and not due):
+            return
+        began = time.perf_counter()
+        step = state.meta["step"]
+        name = self.store.write(step, state.tensors, state.meta)
+        self.journal.append(
+            {
+                "epoch": self.epoch, "step": step, "checkpoint": name, "orders": orders,
+                "arrived": sorted(a for a, epoch in self.history.offered.items() if epoch == self.epoch),
+            }
+        )  # fmt: skip
+        size = sum(value.numel() * value.element_size() for value in state.tensors.values())
+        self.recorder.checkpoint(self.store.root / name, size, time.perf_counter() - began)
+
+    def roll_back(self, fault: Exception) -> None:
+        """Return to the last good state and lock the seed that may be to blame.
+
+        A seed that was touching the host is replaced by its twin's host and locked dormant. With no seed to blame a
+        numerical fault would come again, bit for bit, so the learning rate is halved from there on.
+
+        Raises:
+            Diverged: this was one rollback too many.
+        """
+        began = time.perf_counter()
+        failed, rollbacks = self.epoch + 1, self.history.rollbacks + 1
+        spent = self.ledger
+        if rollbacks > self.spec.governor.max_rollbacks:
+            raise Diverged(
+                f"epoch {failed} failed after {rollbacks - 1} rollbacks: {fault}. "
+                "Lower spec.training.optimizer.learningRate or set spec.training.gradientClip"
+            ) from fault
+        blamed = self.settler.suspects()
+        state = self._good
+        if state is None:
+            raise Diverged(f"{fault}, and there is no good state to return to") from fault
+        self.restore(state)
+        # compute that was burnt stays booked, whatever came of it
+        self.ledger = self.prober.ledger = spent
+        self.history.rollbacks = rollbacks
+        self.history.spike_epoch = failed
+        for seed in blamed:
+            self.settler.lock(seed, f"rolled back: {fault}")
+        if not blamed and isinstance(fault, NumericalFault):
+            self.line.rate_scale *= 0.5
+        took = time.perf_counter() - began
+        self.clock.rollbacks.append(took)
+        self.recorder.at(failed, self.line.step)
+        self.recorder.rollback(self.epoch, str(fault), ", ".join(blamed), took)
+        self._good = self.state()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()

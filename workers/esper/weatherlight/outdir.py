@@ -1,0 +1,68 @@
+"""The output directory of a run: claimed by one process, never overwritten by accident."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+import yaml
+
+from esper.errors import OutputDirectoryError
+from esper.tolaria.checkpoint import storage_error
+from leyline.resources import TrainingRun
+
+MANIFEST = "manifest.yaml"
+MARKERS = (MANIFEST, "events.jsonl", "journal.jsonl", "checkpoints", "summary.json")
+
+
+class OutputDirectory:
+    """A run's directory, locked while the run works.
+
+    Args:
+        path: created if it does not exist.
+        resume: continue what is there; without it a directory that holds a run is refused.
+
+    Raises:
+        OutputDirectoryError: not writable, in use by another process, or it holds a run and ``resume`` was not asked.
+    """
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = open(path / ".lock", "w")  # noqa: SIM115 - held until close()
+        except OSError as error:
+            raise storage_error(error, "the output directory", path) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise OutputDirectoryError(f"{path} is in use by another esper process; choose another directory") from error
+        found = [name for name in MARKERS if (path / name).exists()]
+        if found and not resume:
+            self.close()
+            raise OutputDirectoryError(
+                f"{path} already holds a run ({found[0]}); continue it with --resume, or choose another directory with -o"
+            )
+        if resume and MANIFEST not in found:
+            self.close()
+            raise OutputDirectoryError(f"{path} holds no run to resume; leave --resume out to start one")
+
+    def write_manifest(self, run: TrainingRun) -> None:
+        """Keep the manifest as it was understood, every default spelled out."""
+        text = yaml.safe_dump(run.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+        target, partial = self.path / MANIFEST, self.path / f".{MANIFEST}.partial"
+        try:
+            with open(partial, "w", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(partial, target)
+        except OSError as error:
+            raise storage_error(error, "the manifest", target) from error
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        self._lock.close()
