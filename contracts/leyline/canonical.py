@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,42 @@ def digest(obj: Any) -> str:
         FieldError: as for `dumps`.
     """
     return hashlib.sha256(dumps(obj)).hexdigest()
+
+
+def loads(data: bytes | bytearray | str) -> Any:
+    """Decode JSON strictly: UTF-8, no duplicate keys, no NaN or infinity, no absurd nesting or number.
+
+    Raises:
+        FieldError: the text is anything else.
+    """
+    try:
+        text = data if isinstance(data, str) else bytes(data).decode("utf-8")
+        return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite)
+    except UnicodeDecodeError as problem:
+        raise FieldError("", f"not UTF-8 at byte {problem.start}", "UTF-8") from None
+    except RecursionError:
+        raise FieldError("", "nested too deeply", _ALLOWED) from None
+    except ValueError as problem:  # includes json.JSONDecodeError and integers too long to convert
+        raise FieldError("", f"not valid JSON: {problem}", _ALLOWED) from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise FieldError("", f"key {describe(next(n for n in names if names.count(n) > 1))} appears twice", "each once")
+    return found
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{describe(text)} is out of range")
+    return value
 
 
 def _mappings(obj: Any) -> Iterator[dict[Any, Any]]:
