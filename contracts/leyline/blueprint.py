@@ -202,7 +202,7 @@ class BlueprintIR:
 
     @property
     def zero_initialised(self) -> bool:
-        """Whether the branch is certain to return exactly 0 for every finite input before it has been trained."""
+        """Whether the untrained branch is certain to return exactly 0, for any input that does not overflow in it."""
         zero: dict[str, bool] = {}
         for n in self._order:
             zero[n.name] = OPERATORS[n.op].zero(tuple(zero[i] for i in n.inputs), dict(n.params))
