@@ -5,7 +5,7 @@ from esper.tamiyo.decisions import DecisionLog
 from esper.tamiyo.messages import command_message, report_message
 from esper.tamiyo.offers import Kernels
 from esper.tamiyo.policy import Choice, Options, Policy, Proposal
-from esper.tamiyo.reports import FieldReport, FieldReportLog
+from esper.tamiyo.reports import FieldReport, FieldReportLog, deliver
 from esper.tamiyo.sealing import Sealer
 from esper.tamiyo.views import (
     BudgetView,
@@ -42,6 +42,7 @@ __all__ = [
     "TamiyoController",
     "Verdict",
     "command_message",
+    "deliver",
     "policy_for",
     "report_message",
 ]

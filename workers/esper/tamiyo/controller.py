@@ -22,6 +22,7 @@ from esper.tamiyo.openings import Terms, budget_refusal, find, room
 from esper.tamiyo.payoff import TIME_CONSTANT
 from esper.tamiyo.policy import Always, Choice, Fixed, Never, Options, Policy, Proposal, Random
 from esper.tamiyo.reports import FieldReport
+from esper.tamiyo.scoring import Lessons, Scored
 from esper.tamiyo.sealing import Sealer
 from esper.tamiyo.trend import MIN_POINTS, Trend, fit
 from esper.tamiyo.views import Decision, Order, OrderKind, RunView
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from leyline.keys import Signer
     from leyline.resources import TrainingRunSpec
 
-    from esper.tamiyo.scoring import Scored
 
 SCHEMA = 1
 #: Most refusals kept with one decision.
@@ -231,9 +231,11 @@ class TamiyoController:
             closed_slots=self._embargo.closed_slots(view.epoch),
             closed_kernels=self._embargo.closed_kernels(view.epoch),
             only_trainable=bool(open_lives) and self.spec.judge.mode != "Off",
-            size_exponent=self._evidence.exponent,
-            time_exponent=trend.exponent if trend is not None else None,
-            fit=self._evidence.fit(),
+            lessons=Lessons(
+                self._evidence.exponent,
+                trend.exponent if trend is not None else self._evidence.exponent,
+                self._evidence.fit(),
+            ),
         )
         offer = Offers(view, self._source)
         ranked, against = find(self.spec, self.costs, view, offer, terms)

@@ -114,10 +114,6 @@ class CostModel:
         samples = view.budget.samples_per_step or self._samples
         return STEP_PER_FORWARD * float(record.flops) * samples * slot.calls
 
-    def host_forward_flops(self, view: RunView) -> float:
-        """Forward FLOPs of the present network for one sample."""
-        return view.budget.step_flops / (STEP_PER_FORWARD * (view.budget.samples_per_step or self._samples))
-
     def probe(self, view: RunView, candidates: int) -> float:
         """Training FLOPs of probing ``candidates`` kernels; a probe step is bounded by a full step of the host."""
         return candidates * self._probe_steps * view.budget.step_flops

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from esper.tamiyo.scoring import SIZE_EXPONENT
-
+#: Exponent of loss over parameters assumed before a run has learned better.
+SIZE_EXPONENT = 0.15
 _LOWEST, _HIGHEST = 0.01, 1.0
 
 

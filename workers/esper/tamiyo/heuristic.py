@@ -65,7 +65,7 @@ class Heuristic:
     ) -> tuple[Payoff, dict[str, float]]:
         known = options.evidence.fit().get(one.record.blueprint, 1.0)
         cost = options.costs.germination(view, view.slots[slot], one.record, probed=probed, reserved=options.reserved)
-        payoff = weigh(view, trend, cost, options.costs, exponent=options.evidence.exponent, factor=known * factor)
+        payoff = weigh(view, trend, cost, options.costs, options.evidence.exponent * known * factor)
         return payoff, cost.numbers()
 
     def _most_hopeful(self, view: RunView, options: Options, trend: Trend) -> Payoff:
@@ -98,6 +98,7 @@ class Heuristic:
         numbers = {
             **payoff.numbers(),
             **cost,
+            **{f"slot_{name}": value for name, value in view.slots[chosen.slot].statistics.items()},
             "controller_slope": trend.slope,
             "size_exponent": options.evidence.exponent,
             "kernel_score": chosen.kernel.score,

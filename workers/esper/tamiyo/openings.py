@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from leyline.lifecycle import Stage
 
 from esper.tamiyo.cost import CostModel
-from esper.tamiyo.scoring import SIZE_EXPONENT, Scored, rank
+from esper.tamiyo.scoring import Lessons, Scored, rank
 from esper.tamiyo.views import IN_FLIGHT, RunView, SlotView
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Terms:
 
     ``parameters`` and ``flops`` are already promised to seeds in flight; ``closed_slots`` and ``closed_kernels`` are
     under embargo, with the epoch at which each opens again; ``only_trainable`` leaves out kernels without parameters,
-    which would need the twin at once. ``size_exponent``, ``time_exponent`` and ``fit`` are for ``scoring.rank``.
+    which would need the twin at once.
     """
 
     parameters: int = 0
@@ -35,14 +35,12 @@ class Terms:
     closed_slots: Mapping[str, int] = field(default_factory=dict)
     closed_kernels: Mapping[str, int] = field(default_factory=dict)
     only_trainable: bool = False
-    size_exponent: float = SIZE_EXPONENT
-    time_exponent: float | None = None
-    fit: Mapping[str, float] = field(default_factory=dict)
+    lessons: Lessons = field(default_factory=Lessons)
 
 
 def risk_refusal(spec: TrainingRunSpec, record: KernelRecord) -> str:
     """Why the kernel's risk forbids it; empty if it does not, or if its blueprint is approved."""
-    if record.blueprint in spec.controller.approved:
+    if record.approved or record.blueprint in spec.controller.approved:
         return ""
     if record.risk > spec.controller.max_risk:
         return f"risk {record.risk:.2f} is above controller.maxRisk {spec.controller.max_risk:g} and it is not approved"
@@ -151,15 +149,7 @@ def _ranking(
             refused.append(f"{record.blueprint}: {reason}")
         else:
             usable.append(record)
-    best = rank(
-        usable,
-        host_parameters=view.budget.parameters_used,
-        host_forward_flops=costs.host_forward_flops(view),
-        calls=slot.calls,
-        size_exponent=terms.size_exponent,
-        time_exponent=terms.size_exponent if terms.time_exponent is None else terms.time_exponent,
-        fit=terms.fit,
-    )
+    best = rank(usable, view, slot, costs, terms.lessons, terms.flops)
     return best, refused
 
 

@@ -2,10 +2,9 @@
 
 Without the seed the run makes S more steps and follows its present trend. With it the run makes S' ≤ S steps, because
 the same budget must also pay for the twin, the judge and dearer steps, and ends lower by what the larger network
-brings: the loss falls as (1 + n/N)^−a. That gain comes in with time; after s steps of the seed 1 − exp(−s/τ) of it is
-there.
-τ is a sixth of the run: measured on the small convolutional network, blocks frozen after 200, 400 and 1,000 of 2,400
-steps kept 39 %, 63 % and 91 % of their worth, which is this curve.
+brings: the loss falls as (1 + n/N)^−a. That comes in with time; s steps after blending began 1 − exp(−s/τ) of it is
+there. τ is a sixth of the run: measured on the small convolutional network, blocks frozen after 200, 400 and 1,000 of
+2,400 steps kept 39 %, 63 % and 91 % of their worth, which is this curve.
 """
 
 from __future__ import annotations
@@ -48,26 +47,37 @@ class Payoff:
         }
 
 
-def weigh(
-    view: RunView, trend: Trend, cost: GrowthCost, costs: CostModel, *, exponent: float, factor: float = 1.0
-) -> Payoff:
-    """Compare the run with and without the seed that ``cost`` is the bill of.
+def capacity(view: RunView, costs: CostModel, cost: GrowthCost, exponent: float) -> float:
+    """The fall of log loss that the larger network brings by the end of the run.
 
-    ``exponent`` is that of loss over parameters, ``factor`` what is known of this kernel in this slot.
+    ``exponent`` is that of loss over parameters, times what is known of this kernel in this slot.
     """
     per_epoch = costs.steps_per_epoch(view)
-    if per_epoch <= 0:
-        return Payoff(trend.level, trend.level, 0.0, 0.0, 0.0)
-    left_without, left_with = cost.steps_without / per_epoch, cost.steps_with / per_epoch
-    alone = LOADING_EPOCHS + costs.calendar.isolation
-    tau = TIME_CONSTANT * (view.epoch + left_without)
-    settled = 1.0 - math.exp(-max(0.0, left_with - alone) / tau) if tau > 0 else 0.0
-    growth = math.log1p(cost.parameters / max(1, view.budget.parameters_used))
-    gain = (1.0 - math.exp(-exponent * factor * growth)) * settled
-    scale = abs(trend.level) or 1.0
-    without = trend.at(trend.now + left_without)
-    with_seed = trend.at(trend.now + left_with)
+    if per_epoch <= 0.0:
+        return 0.0
+    tau = TIME_CONSTANT * (view.epoch + cost.steps_without / per_epoch)
+    blended = cost.steps_with / per_epoch - LOADING_EPOCHS - costs.calendar.isolation
+    settled = 1.0 - math.exp(-max(0.0, blended) / tau) if tau > 0.0 else 0.0
+    return exponent * settled * math.log1p(cost.parameters / max(1, view.budget.parameters_used))
+
+
+def lost_time(view: RunView, costs: CostModel, cost: GrowthCost) -> float:
+    """How much log time growing costs: ln of the run's length without over that with the seed; 0 if epochs bind."""
+    per_epoch = costs.steps_per_epoch(view)
+    now = max(1.0, float(view.epoch))
+    if per_epoch <= 0.0:
+        return 0.0
+    return math.log((now + cost.steps_without / per_epoch) / (now + cost.steps_with / per_epoch))
+
+
+def weigh(view: RunView, trend: Trend, cost: GrowthCost, costs: CostModel, exponent: float) -> Payoff:
+    """Compare the run with and without the seed that ``cost`` is the bill of; ``exponent`` as for ``capacity``."""
+    per_epoch = costs.steps_per_epoch(view) or math.inf
+    without = trend.at(trend.now + cost.steps_without / per_epoch)
+    with_seed = trend.at(trend.now + cost.steps_with / per_epoch)
+    gain = -math.expm1(-capacity(view, costs, cost, exponent))
     with_seed -= gain * abs(with_seed)
+    scale = abs(trend.level) or 1.0
     return Payoff(
         without=without,
         with_seed=with_seed,

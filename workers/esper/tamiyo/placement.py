@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 from esper.tamiyo.policy import Draws, Options
 from esper.tamiyo.scoring import Scored
-from esper.tamiyo.views import Candidate, ProbeResult, RunView
+from esper.tamiyo.views import Candidate, ProbeResult, RunView, SlotView
 
 #: Most slots probed at once, and the largest share of the remaining steps that probing may take.
 MAX_PROBED = 6
 MAX_PROBE_SHARE = 0.1
+#: Above this share of dead units a slot is passed over while another is open.
+MOST_DEAD = 0.95
 #: How far one slot's signal may shift the expected gain.
 LOWEST_FACTOR, HIGHEST_FACTOR = 0.5, 2.0
 
@@ -55,6 +57,12 @@ def shortlist(slots: Sequence[str], most: int) -> list[str]:
     return [*slots[:early], *(rest[(i + 1) * len(rest) // spread - 1] for i in range(spread))]
 
 
+def asleep(slot: SlotView) -> bool:
+    """True if almost nothing flows through the slot: a branch there would see next to nothing but zeros."""
+    statistics = slot.statistics
+    return statistics.get("dead_fraction", 0.0) > MOST_DEAD or statistics.get("variance", 1.0) <= 0.0
+
+
 def affordable_probes(view: RunView, options: Options, probe_steps: int) -> int:
     """How many candidates may be probed within ``MAX_PROBE_SHARE`` of the steps that remain."""
     costs = options.costs
@@ -66,7 +74,7 @@ def affordable_probes(view: RunView, options: Options, probe_steps: int) -> int:
 
 def place(method: str, view: RunView, options: Options, probe_steps: int, draws: Draws) -> Placement:
     """Order the open slots by ``method`` (a value of ``controller.placement``)."""
-    slots = list(options.ranked)
+    slots = [slot for slot in options.ranked if not asleep(view.slots[slot])] or list(options.ranked)
     if method == "Random":
         drawn = slots[draws.below(len(slots))]
         return Placement((Place(drawn, options.ranked[drawn][0]),), "Random")

@@ -8,9 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leyline import canonical
+
+if TYPE_CHECKING:
+    from esper.urza.library import FieldReport as LibraryReport
+    from esper.urza.library import Library
 
 RETENTION_HOURS = 24.0
 
@@ -52,6 +56,38 @@ class FieldReport:
     def from_dict(cls, data: Mapping[str, Any]) -> FieldReport:
         """The inverse of ``to_dict``."""
         return cls(**data)
+
+
+def deliver(log: FieldReportLog | None = None, library: Library | None = None) -> Callable[[FieldReport], None]:
+    """A receiver of reports that writes them to a log and to a library, each only once however often it is called.
+
+    The library gets the controller metrics, or the losses where the task has no metric yet.
+    """
+
+    def receive(report: FieldReport) -> None:
+        if log is not None:
+            log.append(report)
+        if library is not None:
+            library.field_report(_for_library(report))
+
+    return receive
+
+
+def _for_library(report: FieldReport) -> LibraryReport:
+    from esper.urza.library import FieldReport as LibraryReport
+
+    measured = report.pre_metric is not None and report.post_metric is not None
+    return LibraryReport(
+        message_id=report.id,
+        run=report.run,
+        seed=report.seed,
+        blueprint=report.blueprint,
+        artifact_id=report.artifact_id,
+        outcome=report.outcome,
+        pre_metric=report.pre_metric if measured else report.pre_loss,
+        post_metric=report.post_metric if measured else report.post_loss,
+        measurements=dict(report.measurements),
+    )
 
 
 class FieldReportLog:

@@ -1,24 +1,27 @@
 """Which kernel for a slot: what it may bring against what it takes, in units of log loss.
 
-A network's loss falls as a power of its size and as a power of its training steps. A kernel that makes the network
-1 + n/N times larger and each step 1 + c times dearer is therefore worth a·ln(1 + n/N) − p·ln(1 + c): ``a`` is
-what this run has learned about size in general and about the blueprint, ``p`` the exponent with which this run's loss
-now falls with time. Measured latency, memory and risk are compared with the other kernels on offer.
+The main terms are those of ``payoff``: what the larger network brings, and what the steps cost that the budget no
+longer holds. Compute has a small price even where no limit binds. Measured latency, memory and ratio are compared with
+the other kernels on offer, so that among equals the one that runs best wins, and of two that run alike the less risky.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
+from esper.tamiyo.evidence import SIZE_EXPONENT
+from esper.tamiyo.payoff import capacity, lost_time
+
 if TYPE_CHECKING:
+    from esper.tamiyo.cost import CostModel
+    from esper.tamiyo.views import RunView, SlotView
     from esper.urza.library import KernelRecord
 
-#: Exponent of loss over parameters assumed before a run has learned better.
-SIZE_EXPONENT = 0.15
+COMPUTE_PRICE = 0.05
 LATENCY_WEIGHT = 0.01
 RATIO_WEIGHT = 0.01
 MEMORY_WEIGHT = 0.005
@@ -32,6 +35,16 @@ class Scored:
     record: KernelRecord
     score: float
     terms: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What this run has taught: the exponent of loss over size, that over time (as the trend is now), and a factor for
+    each blueprint that was judged."""
+
+    size_exponent: float = SIZE_EXPONENT
+    time_exponent: float = SIZE_EXPONENT
+    fit: Mapping[str, float] = field(default_factory=dict)
 
 
 def _doublings(value: float | None, typical: float) -> float:
@@ -48,29 +61,23 @@ def _typical(values: Sequence[float | None]) -> float:
 
 def rank(
     records: Sequence[KernelRecord],
-    *,
-    host_parameters: int,
-    host_forward_flops: float,
-    calls: int = 1,
-    size_exponent: float = SIZE_EXPONENT,
-    time_exponent: float = SIZE_EXPONENT,
-    fit: Mapping[str, float] | None = None,
+    view: RunView,
+    slot: SlotView,
+    costs: CostModel,
+    lessons: Lessons,
+    reserved: float = 0.0,
 ) -> list[Scored]:
-    """Score kernels of one interface, best first; ties go to the smaller artifact id.
-
-    ``host_forward_flops`` is per sample, like the kernels' own; ``fit`` maps a blueprint to a factor on its expected
-    gain (1 where nothing is known).
-    """
+    """Score kernels for a slot, best first; ties go to the smaller artifact id. ``reserved`` FLOPs are promised."""
     latency = _typical([record.latency_ms for record in records])
     memory = _typical([record.memory_mb for record in records])
     scored = []
     for record in records:
-        growth = math.log1p(record.parameters / max(1, host_parameters))
-        dearer = math.log1p(record.flops * calls / host_forward_flops) if host_forward_flops > 0 else 0.0
-        known = (fit or {}).get(record.blueprint, 1.0)
+        cost = costs.germination(view, slot, record, reserved=reserved)
+        exponent = lessons.size_exponent * lessons.fit.get(record.blueprint, 1.0)
         terms = {
-            "capacity": known * size_exponent * growth,
-            "compute": -time_exponent * dearer,
+            "capacity": capacity(view, costs, cost, exponent),
+            "lost_time": -lessons.time_exponent * lost_time(view, costs, cost),
+            "compute": -COMPUTE_PRICE * math.log1p(cost.step_ratio),
             "latency": -LATENCY_WEIGHT * _doublings(record.latency_ms, latency),
             "ratio": -RATIO_WEIGHT * _doublings(record.ratio, 1.0),
             "memory": -MEMORY_WEIGHT * _doublings(record.memory_mb, memory),
