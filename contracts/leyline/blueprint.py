@@ -160,7 +160,7 @@ class BlueprintIR:
         return list(self._steps(interface))
 
     def infer(self, interface: Interface) -> dict[str, tuple[int, ...]]:
-        """Return the shape of every node by its author's name, for one sample without the batch.
+        """Return the shape of every node that the output needs, by its author's name, for one sample without the batch.
 
         Raises:
             BlueprintError: the blueprint does not fit the interface.
@@ -227,8 +227,12 @@ class BlueprintIR:
 
     @cached_property
     def _sorted(self) -> tuple[str, ...]:
-        """All names, dead ones too, inputs first; the one place where the graph is checked."""
-        return tuple(check_graph(self.nodes, self.output, self.layouts, self.schema))
+        """Names of what the output needs, inputs first; the one place where the graph, dead nodes too, is checked."""
+        order, needed = check_graph(self.nodes, self.output, self.layouts, self.schema), {self.output}
+        for name in reversed(order):
+            if name in needed:
+                needed.update(self.nodes[name].inputs)
+        return tuple(name for name in order if name in needed)
 
     @cached_property
     def _order(self) -> tuple[CanonicalNode, ...]:
@@ -249,16 +253,12 @@ class BlueprintIR:
         return tuple(nodes)
 
     def _live(self) -> tuple[list[str], list[Vertex]]:
-        """Return what the output needs, equal parameter-free nodes merged, as (name, vertex) numbered alike."""
-        order, needed = self._sorted, {self.output}
-        for name in reversed(order):
-            if name in needed:
-                needed.update(self.nodes[name].inputs)
+        """Merge equal parameter-free nodes; return the names and the vertices of the rest, numbered alike."""
         number: dict[str, int] = {}
         merged: dict[tuple[str, tuple[int, ...]], int] = {}
         names: list[str] = []
         vertices: list[Vertex] = []
-        for name in (n for n in order if n in needed):
+        for name in self._sorted:
             this = self.nodes[name]
             operator = OPERATORS[this.op]
             inputs = tuple(number[i] for i in this.inputs)
@@ -292,7 +292,7 @@ class BlueprintIR:
         return Site(name, interface.layout, params, tuple(flow[i] for i in this.inputs))
 
     def _flow(self, interface: Interface) -> dict[str, Signal]:
-        """Return what every node passes on, dead ones included."""
+        """Return what every node passes on; dead ones are left out, so that equal designs fit the same slots."""
         order = self._sorted
         if interface.layout not in self.layouts:
             layouts = ", ".join(self.layouts)
