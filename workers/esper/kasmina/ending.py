@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from esper.kasmina.transitions import NEXT, move
-from leyline.lifecycle import Actor, Stage
+from leyline.errors import LifecycleError
+from leyline.lifecycle import Actor, Stage, check
+
+from esper.kasmina.gates import GateResult
+from esper.kasmina.seed import AFFECTS_HOST
+from esper.kasmina.transitions import move, next_stage
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank
     from esper.kasmina.seed import Seed
 
+_ON_THE_WAY = AFFECTS_HOST - {Stage.FOSSILIZED}
+
 
 def conclude(bank: SeedBank, seed: Seed, reason: str) -> None:
     """Take a seed that affects the host to FOSSILIZED, stage by stage; alpha stays where the ramp has brought it.
 
+    The gates on the way are recorded as skipped, with the reason.
+
     Raises:
-        LifecycleError: the seed is in a stage that does not lead there.
+        LifecycleError: the seed does not affect the host, or is fossilized already.
     """
-    while seed.stage is not Stage.FOSSILIZED:
-        target = NEXT[seed.stage]
-        if seed.stage is Stage.EVALUATING and not seed.trainable:
-            target = Stage.FOSSILIZED
-        move(bank, seed, target, Actor.TAMIYO, reason)
+    if seed.stage not in _ON_THE_WAY:
+        raise LifecycleError(f"{seed.id} to FOSSILIZED", f"it is in {seed.stage.name}", "GRAFTING to FINE_TUNING")
+    while seed.stage in _ON_THE_WAY:
+        target = next_stage(seed)
+        asked = check(seed.stage, target, Actor.TAMIYO, seed.trainable).gates
+        skipped = tuple(GateResult(gate, True, f"skipped: {reason}") for gate in asked)
+        move(bank, seed, target, Actor.TAMIYO, reason, results=skipped)
     bank.refresh()

@@ -1,4 +1,6 @@
-"""A kernel put into a slot for a moment, outside any lifecycle: what a probe needs on its throw-away copy of the host."""
+"""A kernel put into a slot for a moment, outside any lifecycle: what a probe needs on its throw-away copy of the
+host.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
+from leyline.resources.enums import Blend
 
 from esper.kasmina.guard import GuardedKernel
-from esper.kasmina.seed import Seed
-from leyline.lifecycle import Stage
-from leyline.resources.enums import AlphaSchedule, Blend, Objective
+from esper.kasmina.loading import KernelReport
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank
@@ -20,27 +20,24 @@ if TYPE_CHECKING:
 
 @contextmanager
 def trying(bank: SeedBank, slot: str, kernel: Kernel) -> Iterator[None]:
-    """Within the block the slot's output is u + s(u); no seed is germinated and no event is left.
+    """Within the block the slot's output is u + s(u), after its seeds; no seed is germinated and no event is left.
 
-    Use it on a fork: the bank is changed while the block runs.
-
-    Raises:
-        KernelFault: the kernel failed forward or backward inside the block.
+    The kernel's parameters get gradients as the host's do; in which mode it runs is the caller's choice. A kernel
+    that raises is evicted for good and reported, and counts as the identity for the rest of the block.
     """
+    artifact_id = kernel.manifest.id
     runtime = bank.runtime(slot)
-    failures: list[Exception] = []
-    seed = Seed(
-        id=f"{slot}/probe", slot=slot, ordinal=1 << 30, position=0, artifact_id="", blueprint="",
-        blend=Blend.RESIDUAL, objective=Objective.NONE, schedule=AlphaSchedule.LINEAR, stage=Stage.FINE_TUNING,
-        kernel=kernel, alpha_buffer=torch.ones(()),
-    )  # fmt: skip
-    seed.guarded = GuardedKernel(kernel, seed.blend, failures.append)
-    runtime.seeds.append(seed)
+
+    def failed(error: Exception) -> None:
+        runtime.trial = None
+        bank.loader.cache.ban(artifact_id, str(error))
+        bank.report(KernelReport(artifact_id, "", slot, "run", str(error)))
+
+    runtime.trial = GuardedKernel(kernel, Blend.RESIDUAL, failed)
     bank.sync_hooks()
     try:
         yield
     finally:
-        runtime.seeds.remove(seed)
+        runtime.trial = None
         bank.sync_hooks()
-    if failures:
-        raise failures[0]
+        bank.deliver_reports()

@@ -1,0 +1,93 @@
+"""What a bank does inside a training step: alpha ramps, learning in isolation, and what becomes of a kernel that
+fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from leyline.lifecycle import Actor, Stage, allowed
+from leyline.resources.enums import Objective
+from torch import Tensor
+
+from esper.kasmina import transitions
+from esper.kasmina.blending import alpha_at
+from esper.kasmina.guard import KernelFault
+from esper.kasmina.isolation import IsolatedLearner
+from esper.kasmina.loading import KernelReport
+from esper.kasmina.seed import Scale, Seed
+from esper.kasmina.snapshot import untouched, untouched_rng
+
+if TYPE_CHECKING:
+    from esper.kasmina.bank import SeedBank
+
+
+def ramp(seed: Seed, *, first_of_epoch: bool) -> None:
+    """Move the alpha of a seed being grafted by one step."""
+    if first_of_epoch:
+        seed.scale = Scale()
+    seed.ramp_done += 1
+    seed.alpha_buffer.fill_(alpha_at(seed.schedule, seed.ramp_done / seed.ramp_steps))
+
+
+def learn(bank: SeedBank, seed: Seed, forward_loss: Callable[[], Tensor]) -> bool:
+    """Let a seed in isolation take one step; False if there was nothing to learn from, or its kernel failed."""
+    learner = seed.learner
+    if seed.stage is not Stage.TRAINING or learner is None:
+        return False
+    if learner.objective is Objective.SHADOW:
+        return _learn_from_shadow(bank, seed, learner, forward_loss)
+    try:
+        with untouched_rng():
+            return learner.learn(forward_loss)
+    except Exception as error:  # noqa: BLE001  nothing but the seed's own kernel runs here
+        fault(bank, seed, error)
+        return False
+
+
+def _learn_from_shadow(
+    bank: SeedBank, seed: Seed, learner: IsolatedLearner, forward_loss: Callable[[], Tensor]
+) -> bool:
+    def loss_with_seed() -> Tensor:
+        loss = forward_loss()
+        if seed.stage is not Stage.TRAINING:
+            raise KernelFault(seed.fault)
+        return loss
+
+    try:
+        with _shadow(bank, seed):
+            return learner.learn(loss_with_seed)
+    except KernelFault:
+        # noted when it happened: the guard reports to fault()
+        return False
+
+
+@contextmanager
+def _shadow(bank: SeedBank, seed: Seed) -> Iterator[None]:
+    with untouched(bank.model):
+        bank.shadowing = seed
+        bank.sync_hooks()
+        try:
+            yield
+        finally:
+            bank.shadowing = None
+            bank.sync_hooks()
+
+
+def fault(bank: SeedBank, seed: Seed, error: Exception, *, blame_kernel: bool = True) -> None:
+    """Take note that a seed failed inside a forward or backward pass; see :meth:`SeedBank.fault`."""
+    seed.faults += 1
+    seed.fault = str(error) or type(error).__name__
+    seed.learner = None
+    bank.mark_dirty()
+    if blame_kernel:
+        bank.loader.cache.ban(seed.artifact_id, seed.fault)
+        bank.report(KernelReport(seed.artifact_id, seed.id, seed.slot, "run", seed.fault))
+    if seed.stage is Stage.FOSSILIZED:
+        if seed.reference_only or not blame_kernel:
+            seed.guarded = None
+        seed.reference_only = True
+    elif Stage.ERROR_RECOVERY in allowed(seed.stage):
+        transitions.move(bank, seed, Stage.ERROR_RECOVERY, Actor.KASMINA, f"kernel failed at run time: {seed.fault}")
