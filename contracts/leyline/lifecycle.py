@@ -47,17 +47,28 @@ class Gate(StrEnum):
     """A check that must pass before the transitions that ask it."""
 
     G0 = "G0"
-    """Sanity: signatures, interface, budget, risk."""
     G1 = "G1"
-    """Gradient health."""
     G2 = "G2"
-    """Isolated learning: stable, and better than at its start."""
     G3 = "G3"
-    """Interface: shape, dtype, output scale while blending."""
     G4 = "G4"
-    """System impact: the comparison with the twin."""
     G5 = "G5"
-    """Reset: the host is bit-identical to one that never had the seed."""
+
+    @property
+    def checks(self) -> str:
+        """What the gate looks at."""
+        return _CHECKS[self]
+
+
+_CHECKS: Mapping[Gate, str] = MappingProxyType(
+    {
+        Gate.G0: "sanity: signatures, interface, budget, risk",
+        Gate.G1: "gradient health",
+        Gate.G2: "isolated learning: stable, and better than at its start",
+        Gate.G3: "interface: shape, dtype, output scale while blending",
+        Gate.G4: "system impact: the comparison with the twin",
+        Gate.G5: "reset: the host is bit-identical to one that never had the seed",
+    }
+)
 
 
 @dataclass(frozen=True)

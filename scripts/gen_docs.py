@@ -1,0 +1,158 @@
+"""Write the tables and the diagram that the documents take from the code; `--check` only says whether they are stale.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end generated -->`; the text around it is a
+person's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from leyline.lifecycle import STAGES, TRANSITIONS, Gate, Stage, Transition, allowed
+
+ROOT = Path(__file__).resolve().parent.parent
+_PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end generated -->)", re.DOTALL)
+
+
+class StaleDocument(Exception):
+    """A document lacks a generated part, or has one that nobody generates."""
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "–"
+
+
+def stages() -> str:
+    """Return the table of stages."""
+    return table(
+        ("stage", "number", "entered when", "what happens", "changes the host", "its parameters train", "may go to"),
+        [
+            (
+                f"`{stage.name}`",
+                str(int(stage)),
+                info.enters_when,
+                info.summary,
+                _yes(info.affects_host),
+                _yes(info.trains_seed),
+                ", ".join(f"`{target.name}`" for target in sorted(allowed(stage))) or "– (terminal)",
+            )
+            for stage, info in STAGES.items()
+        ],
+    )
+
+
+def transitions() -> str:
+    """Return the table of transitions."""
+    return table(
+        ("from", "to", "ordered by", "gates asked", "kernels", "when"),
+        [
+            (
+                f"`{t.source.name}`",
+                f"`{t.target.name}`",
+                ", ".join(sorted(t.ordered_by)),
+                ", ".join(t.gates) or "–",
+                _kernels(t),
+                "at an epoch boundary" if t.at_boundary else "at once",
+            )
+            for t in TRANSITIONS
+        ],
+    )
+
+
+def _kernels(transition: Transition) -> str:
+    if transition.only_trainable:
+        return "trainable"
+    return "fixed function" if transition.only_fixed_function else "all"
+
+
+def diagram() -> str:
+    """Return the state diagram, without the ways out that many stages share."""
+    shared = {Stage.CULLED, Stage.ERROR_RECOVERY, Stage.ROLLED_BACK}
+    lines = ["stateDiagram-v2", f"    [*] --> {Stage.DORMANT.name}"]
+    for t in TRANSITIONS:
+        if t.target not in shared:
+            label = [*t.gates, *(["fixed function"] if t.only_fixed_function else [])]
+            lines.append(f"    {t.source.name} --> {t.target.name}{': ' + ', '.join(label) if label else ''}")
+    lines += [f"    {Stage.ERROR_RECOVERY.name} --> {Stage.CULLED.name}"]
+    lines += [f"    {stage.name} --> [*]" for stage, info in STAGES.items() if info.terminal]
+    lines.append(f"    note right of {Stage.CULLED.name} : from {_sources(Stage.CULLED, Stage.ERROR_RECOVERY)}")
+    lines += [f"    note right of {t.name} : from {_sources(t)}" for t in (Stage.ERROR_RECOVERY, Stage.ROLLED_BACK)]
+    return "```mermaid\n" + "\n".join(lines) + "\n```\n"
+
+
+def _sources(target: Stage, *besides: Stage) -> str:
+    return ", ".join(t.source.name for t in TRANSITIONS if t.target is target and t.source not in besides)
+
+
+def gates() -> str:
+    """Return the table of gates and the moves that ask them."""
+    asked = {
+        gate: "; ".join(f"`{t.source.name}` → `{t.target.name}`" for t in TRANSITIONS if gate in t.gates)
+        for gate in Gate
+    }
+    return table(("gate", "checks", "asked before"), [(gate.value, gate.checks, asked[gate]) for gate in Gate])
+
+
+PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "docs/lifecycle.md": {
+        "diagram": diagram,
+        "stages": stages,
+        "transitions": transitions,
+        "gates": gates,
+    },
+}
+
+
+def rendered(text: str, parts: Mapping[str, Callable[[], str]]) -> str:
+    """Return a document with every generated part brought up to date.
+
+    Raises:
+        StaleDocument: its parts are not exactly the expected ones.
+    """
+    found = [match["name"] for match in _PART.finditer(text)]
+    if sorted(found) != sorted(parts):
+        raise StaleDocument(f"generated parts are {found or 'missing'}, expected {list(parts)}")
+    return _PART.sub(lambda match: f"{match[1]}{parts[match['name']]()}{match[4]}", text)
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write, or with `--check` compare, every document; return 1 if one is stale."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document is stale")
+    options = parser.parse_args(arguments)
+    stale = []
+    for name, parts in PARTS.items():
+        path = root / name
+        text = path.read_text(encoding="utf-8")
+        try:
+            fresh = rendered(text, parts)
+        except StaleDocument as problem:
+            print(f"{name}: {problem}", file=sys.stderr)
+            return 1
+        if fresh == text:
+            continue
+        stale.append(name)
+        if not options.check:
+            aside = path.with_name(path.name + ".tmp")
+            aside.write_text(fresh, encoding="utf-8")
+            os.replace(aside, path)
+            print(f"wrote {name}")
+    if stale and options.check:
+        print(f"stale: {', '.join(stale)}; run `make docs`", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
