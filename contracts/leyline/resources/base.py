@@ -57,14 +57,18 @@ def field(
     *,
     unit: str | None = None,
     why: str | None = None,
+    form: str | None = None,
     factory: Any = None,
     **constraints: Any,
 ) -> Any:
-    """A documented field: ``why`` gives the reason of the default, ``unit`` what a number counts.
+    """A documented field: ``why`` the default, ``unit`` what a number counts, ``form`` a pattern in words.
 
     ``constraints`` are pydantic's (``ge``, ``lt``, ``max_length``, ``pattern`` …); ``schema`` adds keys to the schema.
     """
-    extra: dict[str, Any] = {"x-doc": {"text": description, "unit": unit, "why": why}, **constraints.pop("schema", {})}
+    extra: dict[str, Any] = {
+        "x-doc": {"text": description, "unit": unit, "why": why, "form": form},
+        **constraints.pop("schema", {}),
+    }
     if factory is not None:
         return Field(default_factory=factory, description=description, json_schema_extra=extra, **constraints)
     return Field(default, description=description, json_schema_extra=extra, **constraints)
@@ -114,7 +118,8 @@ def keyed(*keys: str) -> dict[str, Any]:
 
 PRESERVE = {"x-kubernetes-preserve-unknown-fields": True}
 
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(max_length=1024)]
 ShortText = Annotated[str, Field(max_length=256)]
 _QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$")

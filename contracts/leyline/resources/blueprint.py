@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from leyline.interface import Layout
+from leyline.interface import MAX_BATCH, MAX_ELEMENTS, MAX_WIDTH, Interface, Layout
 from leyline.resources.base import (
     API_VERSION,
     ATOMIC,
@@ -28,18 +28,28 @@ from leyline.resources.status import ABSENT
 
 
 class InterfaceSpec(Model):
-    """The activations a kernel takes and returns, without the batch axis."""
+    """The activations a kernel takes and returns."""
 
     layout: Annotated[Layout, Choice] = field("Axes of the activations.")
-    width: Int = field("Features.", unit="features", ge=1, le=8192)
-    trailing: list[Annotated[Int, Field(ge=1, le=65_536)]] = field(
+    width: Int = field("Features.", unit="features", ge=1, le=MAX_WIDTH)
+    trailing: list[Annotated[Int, Field(ge=1, le=MAX_ELEMENTS)]] = field(
         "Fixed sizes of the other axes: T, L, or H and W.",
         factory=list,
         why="a vector has none",
         max_length=2,
         schema=ATOMIC,
     )
-    dtype: Literal["float32", "bfloat16"] = field("Element type.", "float32", why="parameters are float32")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = field(
+        "Element type.", "float32", why="parameters are float32"
+    )
+    batch_min: Int = field("Smallest batch.", 1, unit="examples", why="one example must work", ge=1, le=MAX_BATCH)
+    batch_max: Int = field(
+        "Largest batch.", 4096, unit="examples", why="as everywhere in the contracts", ge=1, le=MAX_BATCH
+    )
+
+    def to_interface(self) -> Interface:
+        """The same interface as the rest of the contracts know it; raises InterfaceError when it is too large."""
+        return Interface(self.layout, self.width, tuple(self.trailing), self.dtype, (self.batch_min, self.batch_max))
 
 
 class BlueprintTarget(Model):

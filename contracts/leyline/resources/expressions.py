@@ -74,7 +74,11 @@ class Field:
 
     def empty(self) -> Condition:
         """A list without items."""
-        return _Empty(self)
+        return _Size(self, 0)
+
+    def has_items(self, count: int) -> Condition:
+        """A list of exactly ``count`` items."""
+        return _Size(self, count)
 
     def contains(self, item: Field) -> Condition:
         """A list that holds ``item``."""
@@ -120,14 +124,15 @@ class _Compare(Condition):
 
 
 @dataclass(frozen=True)
-class _Empty(Condition):
+class _Size(Condition):
     field: Field
+    count: int
 
     def cel(self) -> str:
-        return f"size({self.field.cel()}) == 0"
+        return f"size({self.field.cel()}) == {self.count}"
 
     def holds(self, scope: Scope) -> bool:
-        return len(self.field.read(scope)) == 0
+        return len(self.field.read(scope)) == self.count
 
 
 @dataclass(frozen=True)

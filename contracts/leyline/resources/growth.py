@@ -66,10 +66,10 @@ class SeedsSpec(Model):
         why="with a zero-initialised branch nothing jumps at any α",
     )
     alpha_schedule: Annotated[AlphaSchedule, Choice] = field(
-        "Shape of the ramp of α from 0 to 1.", AlphaSchedule.LINEAR, why="no shape was measurably better"
+        "Shape of the ramp of α from 0 to 1.", AlphaSchedule.LINEAR, why="the simplest ramp"
     )
     grafting_epochs: Int = field(
-        "Length of the α ramp.", 2, unit="epochs", why="the host follows without a loss spike", ge=1, le=10_000
+        "Length of the α ramp.", 2, unit="epochs", why="slow enough for the host to follow", ge=1, le=10_000
     )
     stabilization_epochs: Int = field(
         "Epochs in which the seed stands still while the host settles.",
@@ -104,7 +104,7 @@ class SeedsSpec(Model):
         "Gate G3 fails when a branch's output RMS exceeds this multiple of the slot's.",
         4.0,
         unit="ratio of RMS",
-        why="healthy branches stay below 2; unbounded ones reached 25",
+        why="branches that nothing bounded reached 25",
         gt=0,
         le=1e6,
     )
@@ -193,7 +193,7 @@ class ControllerSpec(Model):
         "Epochs without enough improvement that make a plateau.",
         3,
         unit="epochs",
-        why="shorter is noise on the bundled tasks",
+        why="one flat epoch is noise, three are a plateau",
         ge=1,
         le=1_000_000,
     )
@@ -201,7 +201,7 @@ class ControllerSpec(Model):
         "Relative drop of the controller loss that still counts as progress.",
         0.005,
         unit="fraction of the loss",
-        why="about the epoch-to-epoch noise of the bundled tasks",
+        why="smaller changes are mostly noise",
         ge=0,
         lt=1,
     )
@@ -225,7 +225,7 @@ class ControllerSpec(Model):
         "Germinate only while at least this share of the run is left.",
         0.35,
         unit="fraction of the run",
-        why="later seeds did not earn back their compute",
+        why="a seed needs time to earn back its compute",
         ge=0,
         le=1,
     )
@@ -289,7 +289,7 @@ class KernelsSpec(Model):
         "Bytes of kernels one process keeps loaded.",
         268_435_456,
         unit="bytes",
-        why="256 MiB hold hundreds of kernels of the bundled tasks",
+        why="256 MiB: many small kernels, and a long run can not fill the memory",
         ge=1_048_576,
         le=MAX_INT,
     )
@@ -297,7 +297,7 @@ class KernelsSpec(Model):
         "Kernels one process keeps loaded.",
         64,
         unit="kernels",
-        why="a run rarely chooses among more",
+        why="more than the catalogue times the slots of a small network",
         ge=1,
         le=100_000,
     )

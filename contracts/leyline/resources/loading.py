@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from leyline.errors import FieldError, LeylineError, describe
-from leyline.resources.base import API_VERSION, RuleBreach
+from leyline.resources.base import API_VERSION, NAME_PATTERN, RuleBreach, fields_of
 from leyline.resources.blueprint import Blueprint
 from leyline.resources.documents import check_plain, closest, parse
 from leyline.resources.kernel_artifact import KernelArtifact
@@ -24,6 +25,7 @@ KINDS: dict[str, type[Resource]] = {
     "Blueprint": Blueprint,
     "KernelArtifact": KernelArtifact,
 }
+_PATTERNS = {NAME_PATTERN: "letters, digits, dots, dashes and underscores"}
 R = TypeVar("R", TrainingRun, Blueprint, KernelArtifact)
 
 
@@ -140,7 +142,6 @@ def _one(detail: Any, location: list[str | int], model: type[BaseModel]) -> Fiel
         "string_too_short": "at least {min_length} character(s)",
         "too_long": "at most {max_length} item(s)",
         "too_short": "at least {min_length} item(s)",
-        "string_pattern_mismatch": "text that matches {pattern}",
         "string_type": "a string",
         "int_type": "a whole number",
         "float_type": "a number",
@@ -151,6 +152,8 @@ def _one(detail: Any, location: list[str | int], model: type[BaseModel]) -> Fiel
         "model_attributes_type": "an object",
         "finite_number": "a finite number",
     }
+    if kind == "string_pattern_mismatch":
+        return FieldError(path, shown, _form(location, model) or _PATTERNS.get(context["pattern"], detail["msg"]))
     template = allowed_by.get(kind)
     return FieldError(path, shown, template.format(**context) if template else detail["msg"])
 
@@ -224,19 +227,29 @@ def _inner_model(annotation: Any) -> Any:
     return annotation
 
 
+def _field_at(location: Sequence[str | int], model: type[BaseModel]) -> FieldInfo | None:
+    here = _model_at(location[:-1], model)
+    fields = fields_of(here).items() if here and location else ()
+    return next((info for name, info in fields if location[-1] in (name, info.alias)), None)
+
+
+def _form(location: Sequence[str | int], model: type[BaseModel]) -> str | None:
+    """The field's pattern in words."""
+    info = _field_at(location, model)
+    extra: Any = info.json_schema_extra if info else None
+    return extra["x-doc"]["form"] if extra else None
+
+
 def _names(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
     here = _model_at(location, model)
     return [info.alias or name for name, info in here.model_fields.items()] if here else []
 
 
 def _wanted(location: Sequence[str | int], model: type[BaseModel]) -> str | None:
-    here = _model_at(location[:-1], model)
-    if here is None or not location:
+    info = _field_at(location, model)
+    if info is None:
         return None
-    for name, info in here.model_fields.items():
-        if location[-1] in (name, info.alias):
-            annotation = info.annotation
-            if isinstance(annotation, type) and issubclass(annotation, Enum):
-                return f"one of {', '.join(str(item.value) for item in annotation)}"
-            return info.description
-    return None
+    annotation = info.annotation
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return f"one of {', '.join(str(item.value) for item in annotation)}"
+    return info.description

@@ -19,6 +19,7 @@ class Metadata(Model):
         "Name of the object: lower-case letters, digits and dashes. At most 50, so that pod names still fit.",
         min_length=1,
         max_length=50,
+        form="lower-case letters, digits and dashes",
         pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
     )
     namespace: str | None = field("Namespace.", None, why="the client's current one", max_length=63)

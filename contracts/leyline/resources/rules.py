@@ -96,6 +96,22 @@ RULES: tuple[Rule, ...] = (
         "use fineTuningEpochs of at least 1, or judge.mode: Once",
     ),
     Rule(
+        "InterfaceSpec",
+        "trailing",
+        (F("layout").equals("vector") & F("trailing").empty())
+        | ((F("layout").equals("sequence") | F("layout").equals("image1d")) & F("trailing").has_items(1))
+        | (F("layout").equals("image2d") & F("trailing").has_items(2)),
+        "does not fit the layout",
+        "nothing for vector, [T] for sequence, [L] for image1d, [H, W] for image2d",
+    ),
+    Rule(
+        "InterfaceSpec",
+        "batch_max",
+        F("batch_min").at_most(F("batch_max")),
+        "the largest batch is smaller than the smallest",
+        "batchMax must be at least batchMin",
+    ),
+    Rule(
         "TolerationSpec",
         "value",
         Not(F("operator").equals("Exists")) | Not(F("value").is_set()),

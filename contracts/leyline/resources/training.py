@@ -15,6 +15,7 @@ class TaskSpec(Model):
 
     ref: str = field(
         "The task function, as module:function. It takes seed and the params below and returns an esper Task.",
+        form="module:function, such as esper.tasks.mnist1d:task",
         max_length=256,
         pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$",
     )
@@ -34,6 +35,7 @@ class SlotSpec(Model):
         "Module path inside the host network; * matches within one name, ** across dots.",
         min_length=1,
         max_length=256,
+        form="a module path or glob, such as blocks.*",
         pattern=r"^[A-Za-z0-9_.*?\[\]!-]+$",
     )
     chunks: Int = field(
@@ -101,7 +103,7 @@ class ScheduleSpec(Model):
         "Share of the run over which WarmupStableDecay goes linearly to zero.",
         0.3,
         unit="fraction of the run",
-        why="measured on the bundled tasks; shorter decays lost accuracy",
+        why="the decay that the measurements behind the other defaults were made with",
         ge=0,
         lt=1,
     )
@@ -214,7 +216,7 @@ class GovernorSpec(Model):
         "Roll back when the loss is this many robust standard deviations above its recent median.",
         8.0,
         unit="robust z-score",
-        why="never reached in ten thousand healthy steps of the bundled tasks",
+        why="far outside ordinary noise; a smaller value rolls back healthy runs",
         gt=0,
         le=1e6,
     )
@@ -222,7 +224,7 @@ class GovernorSpec(Model):
         "A step that takes longer is taken for hung.",
         120.0,
         unit="seconds",
-        why="a hundred times the slowest step of the bundled tasks",
+        why="longer than any honest step, short enough to notice a hang",
         gt=0,
         le=86_400,
     )

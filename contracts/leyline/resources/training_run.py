@@ -41,7 +41,7 @@ class TrainingRunSpec(Model):
     seed: Int = field(
         "Seed of every random number of the run.",
         0,
-        unit="seed",
+        unit="random seed",
         why="any number does, as long as it is the same one next time",
         ge=0,
         le=MAX_INT,
@@ -110,6 +110,7 @@ class TrainingRunSpec(Model):
         "Leave the Job to this external controller, domain/name.",
         None,
         why="the cluster's own Job controller",
+        form="domain/name, such as kueue.x-k8s.io/multikueue",
         max_length=63,
         pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$",
     )
