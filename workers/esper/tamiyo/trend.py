@@ -1,8 +1,8 @@
 """Where the loss is heading, from few and noisy values.
 
 A training loss falls roughly as a power of the steps done, so its logarithm is a line over the logarithm of time. The
-line is fitted with Theil's median of pairwise slopes (Theil 1950, Sen 1968), which up to 29 % wild values do not move.
-Losses that are not all positive are fitted without their logarithm.
+line is fitted with the median of pairwise slopes (Theil 1950), which up to 29 % wild values do not move, and its slope
+bounded by Sen's confidence limits (Sen 1968). Losses that are not all positive are fitted without their logarithm.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from statistics import median
 #: The fit looks at all pairs, so the window is bounded; longer histories are thinned evenly.
 MAX_POINTS = 48
 MIN_POINTS = 4
+#: Standard errors by which the host gets the benefit of the doubt.
+DOUBT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,35 +24,38 @@ class Trend:
     """A robust line through recent losses.
 
     ``slope`` is the change of log loss (of the loss itself if ``linear``) per unit of log time; negative is better.
-    ``level`` is the fitted loss now, ``spread`` the median absolute deviation around the line in the fitted scale,
-    ``now`` the time of the last value in epochs and ``points`` how many were fitted.
+    ``steepest`` is the lowest slope that the scatter leaves likely: what is forecast from it gives the host the benefit
+    of the doubt. ``level`` is the fitted loss now, ``now`` the time of the last value in epochs and ``points`` how many
+    were fitted.
     """
 
     slope: float
+    steepest: float
     level: float
-    spread: float
     now: float
     points: int
     linear: bool
 
     def at(self, epochs: float) -> float:
-        """The loss to expect at time ``epochs``; the present level for times before now."""
+        """The loss to expect at time ``epochs``, at best; the present level for times before now."""
         advance = math.log(max(1.0, epochs / self.now))
+        slope = min(0.0, self.steepest)
         if self.linear:
-            return self.level + self.slope * advance
-        return self.level * math.exp(self.slope * advance)
+            return self.level + slope * advance
+        return self.level * math.exp(slope * advance)
 
     @property
     def exponent(self) -> float:
-        """How fast time lowers the loss: the relative fall per unit of log time, never negative."""
+        """How fast time may lower the loss: the relative fall per unit of log time, never negative."""
+        fall = max(0.0, -self.steepest)
         if self.linear:
-            return max(0.0, -self.slope / abs(self.level)) if self.level else 0.0
-        return max(0.0, -self.slope)
+            return fall / abs(self.level) if self.level else 0.0
+        return fall
 
     @property
     def rising(self) -> bool:
-        """True if the loss goes up by more over the window's last doubling of time than it scatters."""
-        return self.slope * math.log(2.0) > max(self.spread, 1e-9)
+        """True if the loss goes up beyond doubt."""
+        return self.steepest > 0.0
 
 
 def fit(losses: Sequence[float], start: int = 0) -> Trend | None:
@@ -67,9 +72,11 @@ def fit(losses: Sequence[float], start: int = 0) -> Trend | None:
     linear = any(loss <= 0.0 for _, loss in points)
     xs = [x for x, _ in points]
     ys = [y if linear else math.log(y) for _, y in points]
-    slopes = [(ys[j] - ys[i]) / (xs[j] - xs[i]) for i in range(len(xs)) for j in range(i + 1, len(xs))]
+    n = len(xs)
+    slopes = sorted((ys[j] - ys[i]) / (xs[j] - xs[i]) for i in range(n) for j in range(i + 1, n))
     slope = median(slopes)
-    intercept = median(y - slope * x for x, y in zip(xs, ys, strict=True))
-    spread = median(abs(y - slope * x - intercept) for x, y in zip(xs, ys, strict=True))
-    level = intercept + slope * xs[-1]
-    return Trend(slope, level if linear else math.exp(level), spread, math.exp(xs[-1]), len(points), linear)
+    # Kendall's tau has this standard deviation under no trend; Sen counts it off from the middle of the sorted slopes.
+    spread = DOUBT * math.sqrt(n * (n - 1) * (2 * n + 5) / 18.0)
+    steepest = slopes[max(0, math.floor((len(slopes) - 1 - spread) / 2.0))]
+    level = median(y - slope * x for x, y in zip(xs, ys, strict=True)) + slope * xs[-1]
+    return Trend(slope, steepest, level if linear else math.exp(level), math.exp(xs[-1]), n, linear)

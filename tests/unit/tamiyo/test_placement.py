@@ -1,0 +1,134 @@
+"""Where the heuristic grows, and what it falls back to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from esper.tamiyo import Candidate, Order, ProbeResult, TamiyoController
+from esper.tamiyo.placement import MAX_PROBED, shortlist
+
+
+class Probe:
+    """Answers with what it was given and remembers what it was asked."""
+
+    def __init__(self, drops: Mapping[str, float], norms: Mapping[str, float] | None = None) -> None:
+        self.drops, self.norms = drops, norms or {}
+        self.asked: list[list[str]] = []
+
+    def __call__(self, candidates: Sequence[Candidate]) -> dict[Candidate, ProbeResult]:
+        self.asked.append([candidate.slot for candidate in candidates])
+        return {
+            c: ProbeResult(self.drops.get(c.slot, math.nan), self.norms.get(c.slot, math.nan), 4000.0)
+            for c in candidates
+        }
+
+
+def grow(t: SimpleNamespace, placement: str, probe: Probe | None = None, **fields: Any) -> list[Order]:
+    controller = TamiyoController(t.spec(controller={"placement": placement, "probe_steps": 20}))
+    return controller.decide(t.view(probe=probe, **fields))
+
+
+def test_the_probe_finds_the_slot_that_gains_most(t: SimpleNamespace) -> None:
+    probe = Probe({"blocks.0": 0.01, "blocks.1": 0.01, "blocks.2": 0.2})
+    (order,) = grow(t, "Probe", probe)
+    assert order.slot == "blocks.2"
+    assert probe.asked == [["blocks.0", "blocks.1", "blocks.2"]]
+    assert order.numbers["placement_signal"] == 0.2
+    assert order.numbers["probed"] == 3.0
+
+
+def test_near_ties_go_to_the_earliest_slot(t: SimpleNamespace) -> None:
+    (order,) = grow(t, "Probe", Probe({"blocks.0": 0.10, "blocks.1": 0.11, "blocks.2": 0.12}))
+    assert order.slot == "blocks.0"
+
+
+def test_a_drop_that_costs_too_many_flops_does_not_win(t: SimpleNamespace) -> None:
+    cheap, dear = t.kernel(1, flops=1000), t.kernel(2, flops=60_000)
+    probe = Probe({"blocks.0": 0.10, "blocks.1": 0.13})
+    controller = TamiyoController(t.spec(controller={"placement": "Probe", "probe_steps": 5}))
+    host_step = 3.0 * 20_000 * 100
+    view = t.view(
+        slot_views=t.slots(["blocks.0", "blocks.1"]),
+        losses=[0.5 * (e + 1.0) ** -0.1 for e in range(20)],
+        budget={"flops_used": 800 * host_step, "flops_limit": 3200 * host_step},
+        probe=probe,
+    )
+    fields = {name: getattr(view, name) for name in view.__dataclass_fields__}
+    for first, second in ((dear, cheap), (cheap, dear)):
+        fields["kernels"] = {"blocks.0": [first], "blocks.1": [second]}
+        (order,) = TamiyoController(controller.spec).decide(type(view)(**fields))
+        assert order.artifact_id == cheap.artifact_id
+
+
+def test_gradient_norm_is_used_when_asked_for(t: SimpleNamespace) -> None:
+    probe = Probe({"blocks.0": 0.5}, {"blocks.0": 0.1, "blocks.1": 9.0, "blocks.2": 0.1})
+    (order,) = grow(t, "GradientNorm", probe)
+    assert order.slot == "blocks.1"
+    assert "GradientNorm" in order.reason
+
+
+def test_probe_falls_back_to_gradient_norm_then_to_earliest(t: SimpleNamespace) -> None:
+    (order,) = grow(t, "Probe", Probe({}, {"blocks.0": 0.1, "blocks.1": 0.1, "blocks.2": 9.0}))
+    assert order.slot == "blocks.2"
+    (order,) = grow(t, "Probe", Probe({}))
+    assert order.slot == "blocks.0"
+    (order,) = grow(t, "Probe", None)
+    assert order.slot == "blocks.0"
+    assert "no probe" in order.reason
+
+
+def test_a_probe_that_would_cost_too_much_is_not_run(t: SimpleNamespace) -> None:
+    probe = Probe({"blocks.2": 1.0})
+    controller = TamiyoController(t.spec(controller={"placement": "Probe", "probe_steps": 500}))
+    (order,) = controller.decide(t.view(probe=probe))
+    assert order.slot == "blocks.0"
+    assert probe.asked == []
+
+
+def test_a_probe_that_finds_nothing_stops_growth_for_a_while(t: SimpleNamespace) -> None:
+    probe = Probe({"blocks.0": -0.1, "blocks.1": -0.2, "blocks.2": 0.0})
+    controller = TamiyoController(t.spec(controller={"placement": "Probe", "probe_steps": 20}))
+    for epoch in (20, 21, 22):
+        assert controller.decide(t.view(epoch, probe=probe)) == []
+    assert len(probe.asked) == 1  # and the price of probing is not paid again
+    assert controller.decide(t.view(23, probe=probe)) == []
+    assert len(probe.asked) == 2
+
+
+def test_nothing_is_probed_when_growing_does_not_pay_anyway(t: SimpleNamespace) -> None:
+    probe = Probe({"blocks.0": 1.0})
+    assert grow(t, "Probe", probe, losses=t.falling(20, 2.0)) == []
+    assert probe.asked == []
+
+
+def test_random_placement_repeats_with_the_seed_of_the_run(t: SimpleNamespace) -> None:
+    def drawn(seed: int) -> list[str]:
+        sim = t.Sim(t.spec(seed=seed, controller={"placement": "Random"}), names=[f"b.{i}" for i in range(30)])
+        sim.run(TamiyoController(sim.spec))
+        return [order.slot for _, order in sim.germinations()]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+def test_a_slot_where_nothing_flows_is_passed_over(t: SimpleNamespace) -> None:
+    places = t.slots(["blocks.0"], statistics={"dead_fraction": 0.99}) | t.slots(["blocks.1"])
+    (order,) = grow(t, "Earliest", slot_views=places)
+    assert order.slot == "blocks.1"
+    (order,) = grow(t, "Earliest", slot_views=t.slots(["blocks.0"], statistics={"variance": 0.0}))
+    assert order.slot == "blocks.0"  # rather than nowhere
+
+
+@pytest.mark.parametrize("n", [1, 6, 7, 50, 1000])
+def test_the_shortlist_keeps_the_earliest_and_reaches_the_last(n: int) -> None:
+    slots = [f"s{i}" for i in range(n)]
+    short = shortlist(slots, MAX_PROBED)
+    assert len(short) == len(set(short)) == min(n, MAX_PROBED)
+    assert short == sorted(short, key=slots.index)
+    assert short[0] == slots[0]
+    assert short[-1] == slots[-1]
