@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from leyline.errors import LifecycleError
 from leyline.lifecycle import STAGES, TRANSITIONS, Actor, Gate, Stage, allowed, check
 
@@ -131,8 +131,13 @@ class SeedLife(RuleBasedStateMachine):
         self.passed: set[Gate] = set()
         self.visited = [S.DORMANT]
 
+    @initialize(trainable=st.booleans())
+    def first(self, trainable: bool) -> None:
+        self.begin(trainable)
+
+    @precondition(lambda self: STAGES[self.stage].terminal)
     @rule(trainable=st.booleans())
-    def plant(self, trainable: bool) -> None:
+    def another(self, trainable: bool) -> None:
         self.begin(trainable)
 
     @rule(data=st.data())
@@ -188,6 +193,7 @@ class SeedLife(RuleBasedStateMachine):
 
 
 TestSeedLife = SeedLife.TestCase
+TestSeedLife.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 @pytest.fixture
