@@ -242,18 +242,14 @@ class Lowering:
 
     def __call__(self, u: Tensor, parameters: Sequence[Tensor]) -> Tensor:
         """Compute the branch; ``parameters`` in the blueprint's order, all of one dtype with ``u``."""
-        values: list[Tensor | None] = [None] * len(self._steps)
-        values[self._source] = u
+        values: dict[int, Tensor] = {self._source: u}
         for index, step in enumerate(self._steps):
             if index == self._source:
                 continue
-            inputs = [value for i in step.inputs if (value := values[i]) is not None]
-            values[index] = step.call(inputs, [parameters[i] for i in step.parameters])
+            values[index] = step.call([values[i] for i in step.inputs], [parameters[i] for i in step.parameters])
             for done in step.last:
-                values[done] = None  # free activations that the backward pass does not hold
-        out = values[self._output]
-        assert out is not None
-        return out
+                del values[done]  # free activations that the backward pass does not hold
+        return values[self._output]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowering:
         return self
