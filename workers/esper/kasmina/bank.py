@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from esper.errors import SlotError
-from esper.kasmina import exchange, stepping, transitions
+from esper.kasmina import boundary, exchange, orders, stepping, transitions
 from esper.kasmina.cache import KernelCache
 from esper.kasmina.commands import Applied, Command
 from esper.kasmina.exchange import DeployedSlot
 from esper.kasmina.gates import GateResult, Judged
-from esper.kasmina.hooks import ModuleHook, SlotRuntime
+from esper.kasmina.hooks import SlotRuntime, sync
 from esper.kasmina.loading import KernelReport, KernelSource, Loader
 from esper.kasmina.opening import open_artifact
 from esper.kasmina.receiving import Receiver, execute
@@ -81,6 +81,7 @@ class SeedBank:
         self.frozen = False
         self.loader = Loader(KernelCache(self.settings.cache_bytes, self.settings.cache_count), open_artifact)
         self._runtimes: dict[str, SlotRuntime] = {}
+        self._places: dict[str, int] = {}
         self._handles: dict[str, RemovableHandle] = {}
         self._events: list[SeedEvent] = []
         self._pending_reports: list[KernelReport] = []
@@ -119,6 +120,7 @@ class SeedBank:
     def _place(self, slots: dict[str, Slot], host_flops: int) -> None:
         self.slots, self.host_flops = slots, host_flops
         self._runtimes = {name: SlotRuntime(slot, self) for name, slot in slots.items()}
+        self._places = {name: place for place, name in enumerate(slots)}
         self.state = StateTensor(len(slots) * self.settings.max_per_slot)
 
     def sibling(self, model: nn.Module) -> SeedBank:
@@ -185,11 +187,9 @@ class SeedBank:
     # -- the step path -------------------------------------------------------------------------------------------
 
     def begin_step(self, step: int) -> None:
-        """Call before each training step: moves alpha of seeds being grafted and arms the capture for seeds in
-        isolation.
+        """Call before each training step: moves alpha of seeds being grafted, arms the capture for seeds in isolation.
 
-        ``step`` is informative; ramps count their own steps, so that a stretch of training on the side fits in
-        anywhere.
+        ``step`` is informative; ramps count their own steps, so that training on the side fits in anywhere.
         """
         if self._dirty:
             self.refresh()
@@ -199,10 +199,10 @@ class SeedBank:
         self.steps_since_boundary += 1
         for seed in self._ramping:
             stepping.ramp(seed, first_of_epoch=first)
+        self.capturing = bool(self._learning)
         for seed in self._learning:
             if seed.learner is not None:
                 seed.learner.captures.clear()
-                self.capturing = True
 
     def isolated_step(self, forward_loss: Callable[[], Tensor]) -> int:
         """Call after the host's optimizer step: seeds in isolation learn from what this step showed them.
@@ -261,16 +261,14 @@ class SeedBank:
         Raises:
             StateCorruption: the state's checksum does not fit.
         """
-        transitions.boundary(self, epoch)
+        boundary.boundary(self, epoch)
 
     def order(self, command: Command) -> Applied:
         """Carry out a command of this process. A command that can't be is refused, never raised."""
-        return transitions.order(self, command)
+        return orders.order(self, command)
 
     def trust(self, keyring: KeyRing, run: str, clock: Callable[[], float] = time.time) -> None:
-        """Say whose signed commands are taken, and for which run; the clock (seconds since 1970) serves freshness
-        only.
-        """
+        """Say whose signed commands are taken, and for which run; the clock gives seconds since 1970."""
         self.receiver = Receiver(keyring, run, clock)
 
     def execute(self, envelope: bytes, now: float | None = None, message_id: str | None = None) -> Applied:
@@ -301,7 +299,7 @@ class SeedBank:
         reference: Mapping[str, Tensor] | None = None,
         optimizer: torch.optim.Optimizer | None = None,
     ) -> GateResult:
-        """Finish the reset of a culled or cancelled seed: gate G5, then parameters are dropped and its place is free.
+        """Finish the reset of a culled or cancelled seed: gate G5; if it passes, parameters go and the place is free.
 
         Args:
             seed_id: a seed in CULLED or CANCELLED; one that is dormant already stays so.
@@ -309,7 +307,7 @@ class SeedBank:
                 host.
             optimizer: the host's, to see that nothing of the seed is left in it.
         """
-        return transitions.into_dormant(self, self.seeds[seed_id], reference, optimizer)
+        return boundary.into_dormant(self, self.seeds[seed_id], reference, optimizer)
 
     def drain_events(self) -> list[SeedEvent]:
         """Transitions since the last call, in order."""
@@ -385,14 +383,17 @@ class SeedBank:
 
     def row(self, seed: Seed) -> int:
         """The seed's row in the state."""
-        return list(self.slots).index(seed.slot) * self.settings.max_per_slot + seed.position
+        return self._places[seed.slot] * self.settings.max_per_slot + seed.position
 
     def refresh(self) -> None:
         """Bring everything derived from the seeds' stages up to date: order in slots, work lists, hooks."""
         self._dirty = False
+        live = sorted((s for s in self.seeds.values() if s.stage in OCCUPIES), key=lambda seed: seed.ordinal)
+        by_slot: dict[str, list[Seed]] = {}
+        for seed in live:
+            by_slot.setdefault(seed.slot, []).append(seed)
         for name, runtime in self._runtimes.items():
-            runtime.seeds = sorted(self.seeds_in(name), key=lambda seed: seed.ordinal)
-        live = [seed for seed in self.seeds.values() if seed.stage in OCCUPIES]
+            runtime.seeds = by_slot.get(name, [])
         self._ramping = [seed for seed in live if seed.stage is Stage.GRAFTING]
         self._learning = [seed for seed in live if seed.stage is Stage.TRAINING and seed.learner is not None]
         self.sync_hooks()
@@ -403,13 +404,4 @@ class SeedBank:
 
     def sync_hooks(self) -> None:
         """Install hooks where a seed needs one and remove the others."""
-        modules: dict[str, list[SlotRuntime]] = {}
-        for runtime in self._runtimes.values():
-            modules.setdefault(runtime.slot.module_path, []).append(runtime)
-        model = self.model
-        for path, runtimes in modules.items():
-            needed = any(runtime.needed for runtime in runtimes)
-            if needed and path not in self._handles:
-                self._handles[path] = model.get_submodule(path).register_forward_hook(ModuleHook(runtimes))
-            elif not needed and path in self._handles:
-                self._handles.pop(path).remove()
+        sync(self.model, self._runtimes.values(), self._handles)

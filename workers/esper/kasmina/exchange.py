@@ -86,7 +86,7 @@ def export_state(bank: SeedBank, *, host: bool) -> tuple[dict[str, Tensor], dict
         "seeds": [seed_to_dict(seed) for seed in bank.seeds.values()],
         "evicted": bank.loader.cache.banned,
         "statistics": {slot: asdict(value) for slot, value in bank.statistics().items()},
-        "commands": bank.receiver.guard.export_state() if bank.receiver is not None else None,
+        "commands": bank.receiver.sequences() if bank.receiver is not None else None,
     }
     return tensors, meta
 
@@ -135,7 +135,7 @@ def _restore(
         bank.loader.cache.ban(artifact_id, reason)
     bank.take_statistics({slot: SlotStatistics(**values) for slot, values in meta["statistics"].items()})
     if bank.receiver is not None and meta["commands"] is not None:
-        bank.receiver.guard.import_state(meta["commands"])
+        bank.receiver.restore(meta["commands"])
     bank.refresh()
 
 

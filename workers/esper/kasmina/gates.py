@@ -166,6 +166,7 @@ def reset(
     seed_parameters: Iterable[Tensor],
     optimized: Collection[int],
     affected_host: bool,
+    judged: bool = True,
 ) -> GateResult:
     """G5: after a reset the host equals, bit for bit, one that never had the seed, and the optimizer holds nothing of
     it.
@@ -176,11 +177,14 @@ def reset(
         seed_parameters: what belonged to the seed.
         optimized: ``id`` of every parameter that an optimizer still holds.
         affected_host: the seed was grafted; then a reset without a reference can't be proven and does not pass.
+        judged: False if the manifest switches the judge, and so the twin, off; then there is no reference.
     """
     left = sum(id(parameter) in optimized for parameter in seed_parameters)
     numbers = {"tensors": float(len(host)), "left_in_optimizer": float(left), "different": 0.0}
     if left:
         return GateResult(Gate.G5, False, f"{left} of the seed's parameters are still in an optimizer", numbers)
+    if reference is None and affected_host and not judged:
+        return GateResult(Gate.G5, True, "skipped: the judge is off, so no host without the seed exists", numbers)
     if reference is None and affected_host:
         return GateResult(
             Gate.G5, False, "the seed affected the host and there is no reference to compare with", numbers
@@ -193,3 +197,13 @@ def reset(
     if different:
         return GateResult(Gate.G5, False, f"{len(different)} tensors differ, the first is {different[0]!r}", numbers)
     return GateResult(Gate.G5, True, f"{len(host)} tensors equal those of a host without the seed", numbers)
+
+
+def failures(results: Iterable[GateResult]) -> str:
+    """The gates that did not pass, in words; empty if all did."""
+    return "; ".join(f"gate {result.gate} failed: {result.reason}" for result in results if not result.passed)
+
+
+def numbers_of(results: Iterable[GateResult]) -> dict[str, float]:
+    """The numbers of several gates as ``<gate>_<name>``."""
+    return {f"{str(result.gate).lower()}_{key}": value for result in results for key, value in result.numbers.items()}

@@ -6,11 +6,13 @@ the bank and the slot's activation goes on unchanged in the same call.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
 from leyline.lifecycle import Stage
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from esper.errors import SlotError
 from esper.kasmina.blending import blend
@@ -73,7 +75,7 @@ class SlotRuntime:
                 seed.learner.capture(u)
         if self.trial is not None:
             u = self._try(self.trial, u)
-        if self.accumulator is not None:
+        if self.accumulator is not None and u.dim() == len(self._shape) + 1:
             self.accumulator.add(u, self.feature_dim)
         return u
 
@@ -99,7 +101,8 @@ class SlotRuntime:
             self.host.fault(seed, error)
             # a fossilized seed is part of the host: its kernel's reference path, if that works, keeps the function
             return self._graft(seed, u, training, shadowed) if seed.reference_only and training else u
-        ramping = training and seed.stage is Stage.GRAFTING and seed.ramp_done % _MEASURE_EVERY == 1
+        due = seed.ramp_done % _MEASURE_EVERY == 1 or seed.scale.measured == 0
+        ramping = training and seed.stage is Stage.GRAFTING and due
         if not shadowed and (ramping or self.accumulator is not None):
             seed.scale.branch += float(mean_square(branch))
             seed.scale.host += float(mean_square(u))
@@ -143,3 +146,16 @@ class ModuleHook:
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         raise SlotError("a wrapped model with live seeds can't be pickled; save it with esper.save_model")
+
+
+def sync(model: nn.Module, runtimes: Iterable[SlotRuntime], handles: dict[str, RemovableHandle]) -> None:
+    """Install a hook on every module that needs one now, remove the others; ``handles`` holds them by module path."""
+    modules: dict[str, list[SlotRuntime]] = {}
+    for runtime in runtimes:
+        modules.setdefault(runtime.slot.module_path, []).append(runtime)
+    for path, together in modules.items():
+        needed = any(runtime.needed for runtime in together)
+        if needed and path not in handles:
+            handles[path] = model.get_submodule(path).register_forward_hook(ModuleHook(together))
+        elif not needed and path in handles:
+            handles.pop(path).remove()

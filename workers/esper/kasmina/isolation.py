@@ -84,6 +84,11 @@ class Trace:
         """Mean loss over the latest steps (at most ten)."""
         return sum(self.recent) / len(self.recent) if self.recent else math.nan
 
+    @property
+    def exact(self) -> bool:
+        """True if the loss has been zero from the first step to the last (a zero-initialised residual branch)."""
+        return self.first_count > 0 and self.first == 0.0 and self.last == 0.0 and self.largest_norm == 0.0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values; an infinite smallest norm (nothing recorded) is None."""
         data = dict(self.__dict__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
 from leyline.envelope import FRESHNESS, open_
@@ -17,7 +17,7 @@ from leyline.resources.enums import AlphaSchedule, Blend, Objective
 from leyline.topics import COMMANDS, role_of
 
 from esper.kasmina.commands import Applied, Command, CommandKind
-from esper.kasmina.transitions import order
+from esper.kasmina.orders import order
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank
@@ -56,6 +56,19 @@ class Receiver:
     def __init__(self, keyring: KeyRing, run: str, clock: Callable[[], float] = time.time) -> None:
         self.keyring, self.run, self.clock = keyring, run, clock
         self.guard = ReplayGuard()
+
+    def sequences(self) -> list[Any]:
+        """The last sequence number of each producer, for a checkpoint."""
+        found: list[Any] = self.guard.export_state()["sequences"]
+        return found
+
+    def restore(self, sequences: list[Any]) -> None:
+        """Go back to the sequence numbers of a checkpoint.
+
+        Nonces are not part of it (they are random, a checkpoint is not); those seen in this process stay refused, so
+        that a rollback opens no door for commands of the undone stretch.
+        """
+        self.guard.import_state({**self.guard.export_state(), "sequences": sequences})
 
 
 class _Refused(Exception):

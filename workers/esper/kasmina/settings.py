@@ -45,6 +45,12 @@ class SeedSettings:
     cache_bytes: int = 256 * 1024 * 1024
     cache_count: int = 64
 
+    def __post_init__(self) -> None:
+        # the SDK may be given names instead of members
+        for name, kind in (("objective", Objective), ("blend", Blend), ("alpha_schedule", AlphaSchedule)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        object.__setattr__(self, "freeze", Freeze(self.freeze))
+
     @classmethod
     def from_spec(cls, spec: TrainingRunSpec) -> SeedSettings:
         """The settings a manifest asks for."""

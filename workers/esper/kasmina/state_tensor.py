@@ -41,6 +41,7 @@ class StateTensor:
         self.arrays: dict[str, Tensor] = {name: torch.zeros(rows, dtype=dtype) for name, dtype in _FIELDS.items()}
         self.arrays["lifecycle"].fill_(int(Stage.DORMANT))
         self.crc = self.checksum()
+        self._sealed, self._broken = True, False
 
     def checksum(self) -> int:
         """CRC32 over the bytes of all arrays in their fixed order."""
@@ -63,10 +64,16 @@ class StateTensor:
                     f"{None if array is None else (tuple(array.shape), array.dtype)}; roll back to the last checkpoint"
                 )
         found = self.checksum()
-        if found != self.crc:
+        if found != self.crc or self._broken:
             raise StateCorruption(
                 f"seed state: CRC32 is {found:#010x}, expected {self.crc:#010x}; roll back to the last checkpoint"
             )
+
+    def seal(self) -> None:
+        """Renew the checksum after writes, unless the bytes were wrong before the first of them."""
+        if not self._broken:
+            self.crc = self.checksum()
+            self._sealed = True
 
     def write(
         self,
@@ -78,8 +85,16 @@ class StateTensor:
         health: float,
         last_update_epoch: int,
         exec_latency_us: float,
+        seal: bool = True,
     ) -> None:
-        """Set one row and renew the checksum. Values beyond a field's range are clipped to it, NaN becomes 0."""
+        """Set one row. Values beyond a field's range are clipped to it, NaN becomes 0.
+
+        Without ``seal`` the checksum must be renewed by :meth:`seal` after the last write. Bytes that were changed by
+        another way before this write stay detectable: their checksum is never renewed.
+        """
+        if self._sealed:
+            self._broken = self._broken or self.checksum() != self.crc
+            self._sealed = False
         self.arrays["lifecycle"][row] = int(lifecycle)
         signed = kernel_id - (1 << 64) if kernel_id >= 1 << 63 else kernel_id
         self.arrays["kernel_id"].view(torch.int64)[row] = signed
@@ -87,7 +102,8 @@ class StateTensor:
         self.arrays["health"][row] = _finite(health, 3.4e38)
         self.arrays["last_update_epoch"][row] = max(0, min(last_update_epoch, (1 << 32) - 1))
         self.arrays["exec_latency_us"][row] = int(max(0.0, min(_finite(exec_latency_us, 65535.0), 65535.0)))
-        self.crc = self.checksum()
+        if seal:
+            self.seal()
 
     def clear(self, row: int, epoch: int) -> None:
         """Return one row to dormant."""
@@ -113,14 +129,15 @@ class StateTensor:
         Raises:
             StateCorruption: an array is missing, has another type or length, or the checksum does not fit.
         """
-        before, crc_before = self.arrays, self.crc
+        before, crc_before, broken_before = self.arrays, self.crc, self._broken
         self.arrays = {name: arrays[name].clone() for name in _FIELDS if name in arrays}
-        self.crc = crc
+        self.crc, self._broken = crc, False
         try:
             self.verify()
         except StateCorruption:
-            self.arrays, self.crc = before, crc_before
+            self.arrays, self.crc, self._broken = before, crc_before, broken_before
             raise
+        self._sealed = True
 
 
 def _finite(value: float, limit: float) -> float:

@@ -86,8 +86,8 @@ def fault(bank: SeedBank, seed: Seed, error: Exception, *, blame_kernel: bool = 
         bank.loader.cache.ban(seed.artifact_id, seed.fault)
         bank.report(KernelReport(seed.artifact_id, seed.id, seed.slot, "run", seed.fault))
     if seed.stage is Stage.FOSSILIZED:
-        if seed.reference_only or not blame_kernel:
-            seed.guarded = None
-        seed.reference_only = True
+        if blame_kernel:
+            seed.guarded = None if seed.reference_only else seed.guarded
+            seed.reference_only = True
     elif Stage.ERROR_RECOVERY in allowed(seed.stage):
         transitions.move(bank, seed, Stage.ERROR_RECOVERY, Actor.KASMINA, f"kernel failed at run time: {seed.fault}")

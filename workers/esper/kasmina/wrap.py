@@ -88,8 +88,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _measure_at_first_call(model: nn.Module, bank: SeedBank) -> None:
     def first_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # a copy of the model carries this hook too, and must leave the original's alone
+        if BANKS.get(module) is not bank:
+            return
         handle.remove()
-        if BANKS.get(module) is bank and not bank.slots:
+        if not bank.slots:
             bank.measure(kwargs if kwargs and not args else args)
 
     handle = model.register_forward_pre_hook(first_call, with_kwargs=True)
