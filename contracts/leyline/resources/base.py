@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
@@ -77,6 +77,13 @@ def field(
 def fields_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The model's fields by Python name."""
     return dict(model.model_fields)
+
+
+def inner_model(annotation: Any) -> type[BaseModel] | None:
+    """The model an annotation holds, directly or as the items of a list or map."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for item in get_args(annotation) if (found := inner_model(item))), None)
 
 
 def _whole(value: Any) -> Any:

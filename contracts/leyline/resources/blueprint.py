@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from leyline.blueprint import MAX_NODES, BlueprintIR
+from leyline.errors import BlueprintError, FieldError, InterfaceError
 from leyline.interface import MAX_BATCH, MAX_ELEMENTS, MAX_WIDTH, Interface, Layout
 from leyline.resources.base import (
     API_VERSION,
@@ -60,6 +62,26 @@ class BlueprintTarget(Model):
     hardware: Name | None = field("Hardware target; absent for the pool's own.", None, why="most clusters have one")
 
 
+class GraphNode(Model):
+    """One node of the graph."""
+
+    op: ShortText = field("Operator of the IR's vocabulary.", min_length=1)
+    inputs: list[ShortText] = field(
+        "Names of the nodes it reads, in order.",
+        factory=list,
+        why="the input node reads none",
+        max_length=8,
+        schema=ATOMIC,
+    )
+    params: dict[str, Any] = field(
+        "Parameters of the operator: whole numbers, booleans and words.",
+        factory=dict,
+        why="many operators have none",
+        schema=PRESERVE,
+        max_length=16,
+    )
+
+
 class GraphSpec(Model):
     """The IR in its JSON form; its nodes are checked by ``leyline.blueprint``, its frame here."""
 
@@ -67,7 +89,7 @@ class GraphSpec(Model):
     layouts: Annotated[list[Annotated[Layout, Choice]], Distinct] = field(
         "Layouts the design works on.", min_length=1, max_length=4, schema={"x-kubernetes-list-type": "set"}
     )
-    nodes: dict[str, Any] = field("Nodes by name.", schema=PRESERVE, min_length=1, max_length=512)
+    nodes: dict[str, GraphNode] = field("Nodes by name.", min_length=1, max_length=MAX_NODES)
     output: ShortText = field("The node whose value is the branch's output.", min_length=1)
 
 
@@ -88,6 +110,10 @@ class BlueprintSpec(Model):
     targets: list[BlueprintTarget] = field(
         "Kernels to build now; runs ask for more.", factory=list, why="demand decides", max_length=64, schema=ATOMIC
     )
+
+    def to_ir(self) -> BlueprintIR:
+        """The design as the rest of the contracts know it; raises BlueprintError."""
+        return BlueprintIR.from_json(self.graph.model_dump(mode="json", by_alias=True))
 
 
 class BlueprintStatus(StatusModel):
@@ -120,3 +146,25 @@ class Blueprint(Model):
     metadata: Metadata = field("Name, namespace, labels.")
     spec: BlueprintSpec = field("What is wanted.")
     status: BlueprintStatus | None = field("What is; written by the operator only.", None, why="nobody looked yet")
+
+    def problems(self) -> list[FieldError]:
+        """What a schema can't see: a graph that is no blueprint, or that does not fit one of its targets."""
+        try:
+            ir = self.spec.to_ir()
+        except BlueprintError as error:
+            return [_located("spec.graph", error)]
+        found = []
+        for index, target in enumerate(self.spec.targets):
+            path = f"spec.targets[{index}].interface"
+            try:
+                ir.check(target.interface.to_interface())
+            except InterfaceError as error:
+                found.append(FieldError(f"{path}.{error.where}", error.problem, error.allowed))
+            except BlueprintError as error:
+                found.append(FieldError(path, str(error)))
+        return found
+
+
+def _located(path: str, error: BlueprintError) -> FieldError:
+    where = f"{path}.nodes.{error.node}" if error.node else path
+    return FieldError(where, error.problem, error.allowed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from leyline.errors import FieldError, InterfaceError
 from leyline.resources.base import API_VERSION, MAX_INT, Choice, Int, Model, Name, ShortText, StatusModel, Text, field
 from leyline.resources.blueprint import InterfaceSpec
 from leyline.resources.enums import KernelPhase, Strategy
@@ -63,3 +64,11 @@ class KernelArtifact(Model):
     metadata: Metadata = field("Name, namespace, labels.")
     spec: KernelArtifactSpec = field("What to build.")
     status: KernelArtifactStatus | None = field("What is; written by the operator only.", None, why="nobody looked yet")
+
+    def problems(self) -> list[FieldError]:
+        """What a schema can't see: an interface too large to build for."""
+        try:
+            self.spec.interface.to_interface()
+        except InterfaceError as error:
+            return [FieldError(f"spec.interface.{error.where}", error.problem, error.allowed)]
+        return []

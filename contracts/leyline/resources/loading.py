@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Sequence
 from enum import Enum
@@ -13,7 +12,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 
 from leyline.errors import FieldError, LeylineError, describe
-from leyline.resources.base import API_VERSION, NAME_PATTERN, RuleBreach, fields_of
+from leyline.resources.base import API_VERSION, NAME_PATTERN, RuleBreach, fields_of, inner_model
 from leyline.resources.blueprint import Blueprint
 from leyline.resources.documents import check_plain, closest, parse
 from leyline.resources.kernel_artifact import KernelArtifact
@@ -70,9 +69,13 @@ def _load(document: str | bytes | dict[str, Any], model: type[R], source: str) -
     except FieldError as error:
         raise ManifestErrors([error], source) from error
     try:
-        return model.model_validate(value)
+        resource = model.model_validate(value)
     except ValidationError as error:
         raise ManifestErrors(field_errors(error, model), source) from error
+    problems: list[FieldError] = [] if isinstance(resource, TrainingRun) else resource.problems()
+    if problems:
+        raise ManifestErrors(problems, source)
+    return resource
 
 
 def _check_head(value: dict[str, Any], kind: str) -> None:
@@ -178,8 +181,8 @@ def _paths(model: type[BaseModel], prefix: str = "") -> list[str]:
             continue
         path = f"{prefix}.{info.alias or name}" if prefix else info.alias or name
         found.append(path)
-        inner = _inner_model(info.annotation)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        inner = inner_model(info.annotation)
+        if inner is not None:
             found.extend(_paths(inner, path))
     return found
 
@@ -206,25 +209,23 @@ def _kind_of(value: Any) -> str:
 
 def _model_at(location: Sequence[str | int], model: type[BaseModel]) -> type[BaseModel] | None:
     """The model of the object at ``location``."""
-    here: Any = model
+    here = model
+    key_next = False
     for part in location:
         if isinstance(part, int):
             continue
-        if not (isinstance(here, type) and issubclass(here, BaseModel)):
-            return None
-        match = [info for name, info in here.model_fields.items() if part in (name, info.alias)]
+        if key_next:  # a name of the user's own in a map of objects
+            key_next = False
+            continue
+        match = [info for name, info in fields_of(here).items() if part in (name, info.alias)]
         if not match:
             return None
-        here = _inner_model(match[0].annotation)
-    return here if isinstance(here, type) and issubclass(here, BaseModel) else None
-
-
-def _inner_model(annotation: Any) -> Any:
-    origin = typing.get_origin(annotation)
-    if origin in (typing.Union, types.UnionType, list, typing.Annotated):
-        inner = [_inner_model(item) for item in typing.get_args(annotation)]
-        return next((item for item in inner if isinstance(item, type) and issubclass(item, BaseModel)), None)
-    return annotation
+        key_next = typing.get_origin(match[0].annotation) is dict
+        inner = inner_model(match[0].annotation)
+        if inner is None:
+            return None
+        here = inner
+    return here
 
 
 def _field_at(location: Sequence[str | int], model: type[BaseModel]) -> FieldInfo | None:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from leyline.resources.base import fields_of
+from leyline.resources.base import fields_of, inner_model
 from leyline.resources.crd import Schema, default_of, schema
 from leyline.resources.documents import MAX_BYTES
 from leyline.resources.rules import RULES
@@ -57,7 +57,7 @@ def _section(path: str, node: Schema, model: type[BaseModel]) -> Iterator[str]:
     for name, info in fields_of(model).items():
         alias = info.alias or name
         prop = node["properties"][alias]
-        child = _child(info.annotation)
+        child = inner_model(info.annotation)
         if child is not None:
             shape = prop if prop.get("type") == "object" else prop["items"]
             inner.append((f"{path}.{alias}" + ("[]" if prop["type"] == "array" else ""), shape, child))
@@ -65,13 +65,6 @@ def _section(path: str, node: Schema, model: type[BaseModel]) -> Iterator[str]:
     yield ""
     for inner_path, shape, child in inner:
         yield from _section(inner_path, shape, child)
-
-
-def _child(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_child(item) for item in getattr(annotation, "__args__", ()))
-    return next((item for item in found if item is not None), None)
 
 
 def _row(model: type[BaseModel], name: str, alias: str, prop: Schema, *, required: bool) -> str:
