@@ -45,8 +45,9 @@ def load_model(directory: Path | str, host: nn.Module | None = None) -> nn.Modul
     lineage = read_lineage(root)
     tensors = {name: _tensors(root, name, lineage) for name in (HOST_FILE, KERNELS_FILE)}
     model = host if host is not None else _build_host(root, lineage)
+    _check_host(model, tensors[HOST_FILE], root)
     grown = _grown(model, lineage.slots, tensors[KERNELS_FILE], root)
-    _fill(model, tensors[HOST_FILE], root)
+    _fill(model, tensors[HOST_FILE])
     for module, with_kernels in grown:
         replace_everywhere(model, module, with_kernels)
     return model.eval()
@@ -109,8 +110,8 @@ def _build_host(root: Path, lineage: Lineage) -> nn.Module:
     return load_task(task.ref, task.params, task.seed).model
 
 
-def _fill(model: nn.Module, tensors: Mapping[str, Tensor], root: Path) -> None:
-    """Copy the host's tensors into ``model``; it must be the same network."""
+def _check_host(model: nn.Module, tensors: Mapping[str, Tensor], root: Path) -> None:
+    """Raise ModelError unless ``model`` has the tensors that were saved, and says which it has not."""
     own = model.state_dict()
     loose = {name: buffer for name, buffer in model.named_buffers() if name not in own}
     wrong = [
@@ -126,7 +127,13 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], root: Path) -> None:
         parts += [f"{name} is not in the file{_near(name, tensors)}" for name in missing[:3]]
         parts += [f"{name} is in the file only{_near(name, own)}" for name in unknown[:3]]
         raise ModelError(f"{root}: {type(model).__name__} is not the host that was saved: {'; '.join(parts)}")
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the host's tensors into ``model``."""
+    own = model.state_dict()
     model.load_state_dict({name: tensors[name] for name in own})
+    loose = {name: buffer for name, buffer in model.named_buffers() if name not in own}
     with torch.no_grad():
         for name, buffer in loose.items():
             if name in tensors and _same_form(buffer, tensors[name]):
