@@ -170,6 +170,8 @@ def _check_params(name: str, node: Node) -> None:
     domains = {param.name: param for param in OPERATORS[node.op].params}
     known = ", ".join(domains) or "no parameters"
     given: dict[str, Value] = {}
+    if not isinstance(node.params, tuple):
+        raise BlueprintError(name, f"params is {describe(node.params)}", "a tuple of pairs of name and value")
     for pair in node.params:
         if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
             raise BlueprintError(name, f"a parameter is {describe(pair)}", "pairs of name and value")
