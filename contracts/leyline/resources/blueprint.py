@@ -85,7 +85,7 @@ class GraphNode(Model):
 class GraphSpec(Model):
     """The IR in its JSON form; its nodes are checked by ``leyline.blueprint``, its frame here."""
 
-    version: Literal[1] = field("Version of the IR (its JSON says schema).", 1, why="only one", alias="schema")
+    version: Literal[1] = field("Version of the IR.", 1, unit="version", why="only one", alias="schema")
     layouts: Annotated[list[Annotated[Layout, Choice]], Distinct] = field(
         "Layouts the design works on.", min_length=1, max_length=4, schema={"x-kubernetes-list-type": "set"}
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -141,8 +142,9 @@ def _column(column: Column) -> Schema:
     }
 
 
+@cache
 def schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of a resource model."""
+    """The structural schema of a resource model; callers share it and must not change it."""
     if model is Metadata:
         # The API server owns the rest of metadata and lets a CRD restrict the name only.
         return {"type": "object", "properties": {"name": _field(Metadata, "name")}}
@@ -206,9 +208,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@cache
+def _json_schema(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema(by_alias=True)
+
+
 def _field(model: type[BaseModel], name: str) -> Schema:
     """One property: type and limits from pydantic, then what Kubernetes adds."""
-    whole = model.model_json_schema(by_alias=True)
+    whole = _json_schema(model)
     info = fields_of(model)[name]
     definitions = whole.get("$defs", {})
     found = whole["properties"][info.alias or name]

@@ -18,7 +18,7 @@ import yaml
 from leyline.errors import FieldError
 
 MAX_BYTES = 1024 * 1024
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 MAX_DEPTH = 48
 
 _TAG = "tag:yaml.org,2002:"
