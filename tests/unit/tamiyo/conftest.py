@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from leyline.interface import Interface, Layout
-from leyline.lifecycle import Actor, Stage, check
-from leyline.resources import TrainingRunSpec
-
 from esper.tamiyo import BudgetView, Order, OrderKind, RunView, SeedView, SlotView, TamiyoController, Verdict
 from esper.tamiyo.cost import CostModel
 from esper.urza.library import KernelRecord, State
+from leyline.interface import Interface, Layout
+from leyline.lifecycle import Actor, Stage, check
+from leyline.resources import TrainingRunSpec
 
 INTERFACE = Interface(Layout.IMAGE1D, 8, (20,))
 STEPS = 40
@@ -84,7 +83,7 @@ def view(
     budget: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> RunView:
-    """A run after ``epoch`` epochs; by default flat, unlimited, without seeds, with one kernel for each of three slots."""
+    """A run after ``epoch`` epochs; by default flat, unlimited, without seeds, one kernel for each of three slots."""
     places = slots() if slot_views is None else slot_views
     offered = [kernel()] if kernels is None else kernels
     standing = {
@@ -103,7 +102,7 @@ def view(
         controller_losses=flat(epoch) if losses is None else losses,
         slots=places,
         seeds={seed.id: seed for seed in seeds},
-        kernels={name: offered for name in places},
+        kernels=dict.fromkeys(places, offered),
         **fields,
     )
 
@@ -188,8 +187,6 @@ class Sim:
             del self.seeds[seed.id]
         elif seed.stage is Stage.ERROR_RECOVERY:
             self._fall(seed, Stage.CULLED)
-        elif seed.stage is Stage.GERMINATED:
-            self._move(seed, Stage.LOADING, Actor.KASMINA)
         elif seed.stage is Stage.LOADING:
             if seed.id in self.load_failures:
                 self._fall(seed, Stage.CULLED)
@@ -252,15 +249,29 @@ class Sim:
             self._fall(seed, order.target, Actor.TAMIYO)
         self._ready()
 
-    def run(self, controller: TamiyoController, epochs: int | None = None, **fields: Any) -> list[tuple[int, Order]]:
-        """Train to the end, asking after every epoch until nothing is ordered; all orders with their epochs."""
+    def run(
+        self,
+        controller: TamiyoController,
+        epochs: int | None = None,
+        check: Callable[[RunView, list[Order]], None] = lambda view, orders: None,
+        **fields: Any,
+    ) -> list[tuple[int, Order]]:
+        """Train to the end, asking after every epoch until nothing is ordered; all orders with their epochs.
+
+        ``check`` sees each round's view and orders before they are carried out; ``fields`` go into each view.
+        """
         for _ in range(self.spec.training.epochs - self.epoch if epochs is None else epochs):
             self.advance()
             for _ in range(8):
-                orders = controller.decide(self.view(**fields))
+                view = self.view(**fields)
+                orders = controller.decide(view)
+                check(view, orders)
                 self.carry_out(orders)
                 if not orders:
                     break
+            for seed in list(self.seeds.values()):
+                if seed.stage is Stage.GERMINATED:
+                    self._move(seed, Stage.LOADING, Actor.KASMINA)
         return self.history
 
     def germinations(self) -> list[tuple[int, Order]]:

@@ -6,9 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from leyline.lifecycle import Stage
-
 from esper.tamiyo import Order, OrderKind, SeedView, TamiyoController, Verdict
+from leyline.lifecycle import Stage
 
 
 def seed(stage: Stage, name: str = "blocks.0/0", *, ready: bool = True, **fields: Any) -> SeedView:
@@ -36,7 +35,9 @@ def test_a_ready_seed_goes_on_and_no_other(t: SimpleNamespace, stage: Stage, tar
     assert orders(t, seed(stage, ready=False)) == []
 
 
-@pytest.mark.parametrize("stage", [Stage.DORMANT, Stage.GERMINATED, Stage.LOADING, Stage.ERROR_RECOVERY, Stage.FOSSILIZED])
+@pytest.mark.parametrize(
+    "stage", [Stage.DORMANT, Stage.GERMINATED, Stage.LOADING, Stage.ERROR_RECOVERY, Stage.FOSSILIZED]
+)
 def test_stages_that_are_not_the_controllers_are_left_alone(t: SimpleNamespace, stage: Stage) -> None:
     assert orders(t, seed(stage)) == []
 

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
 from esper.tamiyo.evidence import SIZE_EXPONENT, Evidence
 from esper.tamiyo.scoring import Lessons, rank
 
 
-def order(t: SimpleNamespace, *kernels: Any, budget: dict[str, Any] | None = None, lessons: Lessons | None = None) -> list[str]:
+def order(
+    t: SimpleNamespace, *kernels: Any, budget: dict[str, Any] | None = None, lessons: Lessons | None = None
+) -> list[str]:
     view = t.view(budget=budget)
     slot = next(iter(view.slots.values()))
     scored = rank(kernels, view, slot, t.CostModel(t.spec()), lessons or Lessons())

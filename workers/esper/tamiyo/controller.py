@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from leyline.lifecycle import Actor, Stage, check
 
-from esper.errors import BadInput, CheckpointMismatch, EsperError
+from esper.errors import CheckpointMismatch, EsperError
 from esper.tamiyo import drive as driving
 from esper.tamiyo.cost import CostModel
 from esper.tamiyo.decisions import DecisionLog
@@ -23,12 +22,10 @@ from esper.tamiyo.payoff import TIME_CONSTANT
 from esper.tamiyo.policy import Always, Choice, Fixed, Never, Options, Policy, Proposal, Random
 from esper.tamiyo.reports import FieldReport
 from esper.tamiyo.scoring import Lessons, Scored
-from esper.tamiyo.sealing import Sealer
 from esper.tamiyo.trend import MIN_POINTS, Trend, fit
 from esper.tamiyo.views import Decision, Order, OrderKind, RunView
 
 if TYPE_CHECKING:
-    from leyline.keys import Signer
     from leyline.resources import TrainingRunSpec
 
 
@@ -58,33 +55,27 @@ class TamiyoController:
     Args:
         spec: the run's manifest.
         kernels: asked for slots that a view makes no offer for; ``hardware`` and ``toolchain`` go into the query.
-        signer: signs the orders of ``run`` that ``seal`` is given.
         policy: instead of the one that ``spec.controller.policy`` names.
         on_report: receives each finished seed's field report, again later if it raised an ``EsperError``.
         on_decision: receives each decision that is not a repetition.
-        clock: seconds since 1970, for envelopes only.
     """
 
     def __init__(
         self,
         spec: TrainingRunSpec,
         kernels: Kernels | None = None,
-        signer: Signer | None = None,
         *,
-        run: str = "",
         policy: Policy | None = None,
         hardware: str = "",
         toolchain: str = "",
         on_report: Callable[[FieldReport], object] | None = None,
         on_decision: Callable[[Decision], object] | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.spec = spec
         self.policy = policy if policy is not None else policy_for(spec)
         self.log = DecisionLog()
         self.costs = CostModel(spec)
         self._source = Source(spec, kernels, hardware, toolchain) if kernels is not None else None
-        self._sealer = Sealer(run, signer, clock=clock) if signer is not None else None
         self._on_report, self._on_decision = on_report, on_decision
         self._embargo, self._memory, self._evidence = Embargo(), Memory(), Evidence()
         self._germinations = 0
@@ -127,16 +118,6 @@ class TamiyoController:
         for end in self._memory.observe(view)[0]:
             self._settle(end, view)
         self._send()
-
-    def seal(self, order: Order, epoch: int) -> bytes:
-        """The order as a signed envelope for the seed executor.
-
-        Raises:
-            BadInput: the controller was made without a signer.
-        """
-        if self._sealer is None:
-            raise BadInput("this controller can't sign orders; give TamiyoController a signer")
-        return self._sealer.seal(order, epoch)
 
     @property
     def idle_reason(self) -> str:
@@ -347,7 +328,6 @@ class TamiyoController:
             "refused": dict(self._refused),
             "unsent": [report.to_dict() for report in self._unsent],
             "idle_reason": self._idle_reason,
-            "sequence": self._sealer.sequence if self._sealer is not None else 0,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -374,9 +354,6 @@ class TamiyoController:
         self._refused = {str(key): int(at) for key, at in state["refused"].items()}
         self._unsent = [FieldReport.from_dict(report) for report in state["unsent"]]
         self._idle_reason = str(state["idle_reason"])
-        if self._sealer is not None:
-            # A rollback must not reuse numbers that the executor has seen.
-            self._sealer.sequence = max(self._sealer.sequence, int(state["sequence"]))
 
 
 def _find(ranked: Mapping[str, Sequence[Scored]], proposal: Proposal) -> Scored | None:

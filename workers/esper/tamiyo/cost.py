@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from esper.urza.library import KernelRecord
 
 STEP_PER_FORWARD = 3.0
-#: Epochs from the order to germinate until the kernel is in: one boundary promotes the seed, the next ends its loading.
-LOADING_EPOCHS = 2
+#: Epochs from the order to germinate until the kernel is in: it is loaded while the next epoch trains.
+LOADING_EPOCHS = 1
 
 
 @dataclass(frozen=True, slots=True)
