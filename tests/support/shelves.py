@@ -9,7 +9,6 @@ from pathlib import Path
 
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import PublicKeys, SigningKey, manifest_for, sign_built, sign_validated, write_artifact
-from esper.kernel.hardware import toolchain
 from esper.kernel.reading import read_artifact
 from esper.urza.library import KernelRecord, State
 from leyline.blueprint import BlueprintIR
@@ -35,10 +34,11 @@ class Shelf:
             for name, ir in designs.items():
                 self._add(slot, interface, name, ir)
         self._new = sorted(self._paths)
+        self.catalogue = dict.fromkeys(self._paths, 0)
         self.wait_seconds = 0.0
 
     def _add(self, slot: str, interface: Interface, name: str, ir: BlueprintIR) -> None:
-        manifest = manifest_for(ir, interface, "fast", "eager", toolchain(), saved_bytes_per_sample=0)
+        manifest = manifest_for(ir, interface, "fast", "eager", {}, saved_bytes_per_sample=0)
         if manifest.id not in self._paths:
             path = write_artifact(self.root, manifest, {})
             artifact = read_artifact(path)

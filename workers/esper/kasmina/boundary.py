@@ -50,6 +50,7 @@ def boundary(bank: SeedBank, epoch: int) -> None:
 
 
 def promote(bank: SeedBank) -> None:
+    """Let germinated seeds start to load, first come first served, while fewer than ``max_active`` are active."""
     active = sum(seed.active for seed in bank.seeds.values())
     for seed in bank.seeds.values():
         if seed.stage is not Stage.GERMINATED or active >= bank.settings.max_active:

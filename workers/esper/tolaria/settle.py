@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from esper.kasmina import Command
+from esper.kasmina.boundary import promote
 from esper.kasmina.ending import conclude
 from esper.tolaria.costs import Costs, cooldown_flops
 from esper.tolaria.recorder import verdict_in_words
@@ -56,6 +57,8 @@ class Settler:
                 if not applied.accepted:
                     self._refused(order, applied)
                 self.follow_up()
+        promote(trainer.bank)  # what was ordered now is loaded while the next epoch trains
+        self.follow_up()
         reason = trainer.controller.idle_reason
         if reason and reason != self.idle_reason:
             trainer.recorder.idle(reason)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,7 +213,7 @@ class Trainer:
                 "learning_rate": stats.learning_rate,
                 "seconds": sum(stats.step_seconds) + time.perf_counter() - began,
                 "parameters": self.line.parameters, "flops": self.flops_by_purpose(),
-                "seeds_by_stage": self.stage_counts(),
+                "seeds_by_stage": self.bank.stage_counts(),
                 "median_step_ms": statistics.median(stats.step_seconds) * 1e3 if stats.step_seconds else None,
                 "longest_step_ms": max(stats.step_seconds) * 1e3 if stats.step_seconds else None,
                 "gradient_norm": stats.gradient_norm,
@@ -248,10 +247,6 @@ class Trainer:
     def flops_by_purpose(self) -> dict[str, int]:
         """Training FLOPs so far: host, grown (kept or still open), twin, culled, probes."""
         return self.ledger.by_purpose(self.settler.culled)
-
-    def stage_counts(self) -> dict[str, int]:
-        """How many seeds are in each stage."""
-        return dict(Counter(seed.stage.name for seed in self.bank.seeds.values()))
 
     def strategy_of(self, artifact_id: str) -> str:
         """How a kernel was compiled; empty for no kernel."""

@@ -54,7 +54,7 @@ def run_view(
             interface=slot.interface,
             statistics=statistics.get(slot_id, {}),
             seeds=own,
-            free=bank.is_free(slot_id),
+            free=bank.free(slot_id),
             calls=slot.calls,
         )
     return RunView(
