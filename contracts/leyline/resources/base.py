@@ -143,5 +143,5 @@ def _quantity(value: Any) -> Any:
 Quantity = Annotated[
     str | int,
     BeforeValidator(_quantity),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY.pattern}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": _QUANTITY.pattern, "minimum": 0}),
 ]
