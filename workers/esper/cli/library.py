@@ -11,9 +11,6 @@ from esper.cli.show import kernel_table
 from esper.cli.tables import cell, console, table
 from esper.errors import BadInput
 
-#: Where a library keeps its database, in the directory that is the library.
-DATABASE = "urza.sqlite"
-
 
 def show_blueprints(as_json: bool) -> None:
     """List the catalogue."""
@@ -35,15 +32,9 @@ def show_blueprint(name: str, as_json: bool) -> None:
     Raises:
         BadInput: there is no such blueprint; the nearest names are given.
     """
-    import difflib
+    from esper.karn.catalogue import entry as find
 
-    from esper.karn.catalogue import CATALOGUE
-
-    entry = CATALOGUE.get(name)
-    if entry is None:
-        near = difflib.get_close_matches(name, CATALOGUE, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else "`esper blueprints` lists them all"
-        raise BadInput(f"there is no blueprint {name!r}; {hint}")
+    entry = find(name)
     if as_json:
         _write(_blueprint(entry))
         return
@@ -67,9 +58,14 @@ def show_kernels(directory: Path, as_json: bool) -> None:
         BadInput: there is no library.
     """
     from esper.urza import SqlLibrary
+    from esper.urza.sql import DATABASE
 
-    root = _library(directory)
-    library = SqlLibrary(f"sqlite:///{root / DATABASE}", root / "blobs")
+    root = next((path for path in (directory, directory / "library") if (path / DATABASE).is_file()), None)
+    if root is None:
+        raise BadInput(
+            f"{directory} holds no kernel library ({DATABASE}); give a run's directory, such as runs/mnist1d"
+        )
+    library = SqlLibrary.open(root)
     try:
         records = library.records()
     finally:
@@ -81,13 +77,6 @@ def show_kernels(directory: Path, as_json: bool) -> None:
         console().print(kernel_table(rows))
     else:
         console().print(cell(f"{root} holds no kernel yet"))
-
-
-def _library(directory: Path) -> Path:
-    for root in (directory, directory / "library"):
-        if (root / DATABASE).is_file():
-            return root
-    raise BadInput(f"{directory} holds no kernel library ({DATABASE}); give a run's directory, such as runs/mnist1d")
 
 
 def _kernel(record: Any) -> dict[str, Any]:
@@ -115,7 +104,7 @@ def _blueprint(entry: Any) -> dict[str, Any]:
         "risk": entry.risk,
         "layouts": [layout.value for layout in entry.layouts],
         "digest": entry.ir.digest(),
-        "ir": entry.ir.to_json() if isinstance(entry.ir.to_json(), dict) else json.loads(entry.ir.to_json()),
+        "ir": entry.ir.to_dict(),
     }
 
 

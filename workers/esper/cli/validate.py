@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from esper.cli.manifest import importable_beside, load_manifest
 from esper.cli.tables import cell, console, table
+from esper.errors import BadInput
 
 if TYPE_CHECKING:
     from leyline.resources import TrainingRun
+    from rich.table import Table
 
-    from esper.kasmina.slots import Slot
+    from esper.kasmina import Slot
+    from esper.tasks import Task
 
 
 def validate_manifest(file: Path, overrides: Sequence[str], fields_only: bool) -> None:
@@ -39,7 +42,7 @@ def _check_task(manifest: TrainingRun) -> None:
 
     spec, out = manifest.spec, console()
     task = load_task(spec.task.ref, spec.task.params, spec.seed)
-    sizes = ", ".join(f"{name} {number(len(data))}" for name, data in _splits(task))
+    sizes = ", ".join(f"{name} {number(size)}" for name, size in _splits(task))
     inputs, _ = task.train.batch(torch.arange(min(2, len(task.train))))
     slots, flops = measure(task.model, spec.slots, inputs)
     parameters = sum(parameter.numel() for parameter in task.model.parameters())
@@ -57,29 +60,26 @@ def _check_task(manifest: TrainingRun) -> None:
     out.print(_fitting(list(slots.values()), spec.kernels.blueprints))
 
 
-def _splits(task: object) -> list[tuple[str, Sequence[object]]]:
-    return [(name, getattr(task, name)) for name in ("train", "controller", "report")]
+def _splits(task: Task) -> list[tuple[str, int]]:
+    return [(name, len(getattr(task, name))) for name in ("train", "controller", "report")]
 
 
-def _fitting(slots: Sequence[Slot], wanted: Sequence[str]) -> object:
-    """Blueprints that fit at least one slot, with the parameters they would add to each."""
-    from leyline.errors import LeylineError
+def _fitting(slots: Sequence[Slot], wanted: Sequence[str]) -> Table:
+    """Blueprints that fit at least one slot, with the parameters they would add to each.
 
-    from esper.karn.catalogue import CATALOGUE
+    Raises:
+        BadInput: a wanted blueprint is not in the catalogue, or fits none of the slots.
+    """
+    from esper.karn.catalogue import CATALOGUE, entry
     from esper.output.report.charts import number
 
     rows = []
-    for name, entry in CATALOGUE.items():
-        if wanted and name not in wanted:
-            continue
-        cells = []
-        for slot in slots:
-            try:
-                entry.ir.check(slot.interface)
-                cells.append(f"{number(entry.ir.parameter_count(slot.interface))}")
-            except LeylineError:
-                cells.append("–")
-        if any(text != "–" for text in cells):
-            rows.append((name, *cells))
+    for item in [entry(name) for name in wanted] if wanted else CATALOGUE.values():
+        sizes = [item.ir.parameter_count(slot.interface) if item.fits(slot.interface) else None for slot in slots]
+        if any(size is not None for size in sizes):
+            rows.append((item.name, *(number(size) for size in sizes)))
+        elif wanted:
+            layouts = ", ".join(layout.value for layout in item.layouts)
+            raise BadInput(f"kernels.blueprints: {item.name} is for {layouts} and fits none of the slots")
     names = [slot.id for slot in slots]
     return table("Blueprints that fit, with the parameters they add", ("blueprint", *names), rows, right=names)
