@@ -34,8 +34,11 @@ class ManifestErrors(LeylineError):
     def __init__(self, errors: Sequence[FieldError], source: str = "manifest") -> None:
         self.errors = list(errors)
         self.source = source
+        super().__init__(self.errors, source)  # both in args: survives pickling between processes
+
+    def __str__(self) -> str:
         count = f"{len(self.errors)} problem{'s' if len(self.errors) != 1 else ''}"
-        super().__init__("\n".join([f"{source}: {count}", *(f"  {error}" for error in self.errors)]))
+        return "\n".join([f"{self.source}: {count}", *(f"  {error}" for error in self.errors)])
 
 
 def load(document: str | bytes | dict[str, Any], source: str = "manifest") -> TrainingRun:

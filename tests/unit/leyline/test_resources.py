@@ -152,6 +152,12 @@ def test_an_error_says_what_would_be_right(changes: dict[str, Any], says: str) -
     assert says in only_error(with_spec(**changes))
 
 
+def test_the_errors_survive_the_way_between_processes() -> None:
+    error = catch("a: 1")
+    rebuild, arguments = error.__reduce__()[:2]
+    assert str(rebuild(*arguments)) == str(error)
+
+
 def test_a_huge_value_is_not_echoed() -> None:
     assert len(only_error(with_spec(image="x" * 100_000))) < 300
     assert len(only_error(with_spec(seed=10**5000))) < 300
