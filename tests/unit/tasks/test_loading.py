@@ -99,7 +99,7 @@ def test_a_reference_of_the_wrong_form_is_refused(ref: str) -> None:
         (VECTOR, {"width": True}, "must be of type int"),
         (VECTOR, {"noise": "much"}, "must be of type float"),
         (VECTOR, {"width": 0}, "from 1 to 4096"),
-        (VECTOR, {"branches": [1, 2, 3]}, "list of 2"),
+        (VECTOR, {"branches": [1, 2]}, "list of 3"),
         (VECTOR, {"seed": 3}, r"params\.seed is not possible"),
     ],
 )

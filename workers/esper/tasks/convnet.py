@@ -20,19 +20,20 @@ def _norm(kind: str, dimensions: int, channels: int) -> nn.Module:
 
 
 class Branch(nn.Module):
-    """``u -> s(u)``: convolution, norm, ReLU, convolution; the last starts at zero, so ``u + s(u)`` starts as ``u``."""
+    """``u -> s(u)``: convolution, GroupNorm, ReLU, convolution; the last is zero at first, so ``u + s(u)`` starts as u.
 
-    def __init__(self, dimensions: int, channels: int, expansion: int, norm: str) -> None:
+    With ``expansion`` 1 this is the catalogue's ``conv_block``, so a host with branches is a grown host from scratch.
+    """
+
+    def __init__(self, dimensions: int, channels: int, expansion: int) -> None:
         super().__init__()
         convolution = _CONVOLUTIONS[dimensions]
         inner = channels * expansion
-        self.widen = convolution(channels, inner, 3, padding=1)
-        self.norm = _norm(norm, dimensions, inner)
+        self.widen = convolution(channels, inner, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(1, inner)
         self.act = nn.ReLU()
-        self.narrow = convolution(inner, channels, 3, padding=1)
+        self.narrow = convolution(inner, channels, 3, padding=1, bias=False)
         nn.init.zeros_(self.narrow.weight)
-        if self.narrow.bias is not None:
-            nn.init.zeros_(self.narrow.bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """``(B, C, ...)`` to the same shape."""
@@ -58,7 +59,7 @@ class Block(nn.Module):
         self.conv = _CONVOLUTIONS[dimensions](inputs, channels, kernel, stride=stride, padding=kernel // 2)
         self.norm = _norm(norm, dimensions, channels)
         self.act = nn.ReLU()
-        self.branches = nn.ModuleList(Branch(dimensions, channels, expansion, norm) for _ in range(branches))
+        self.branches = nn.ModuleList(Branch(dimensions, channels, expansion) for _ in range(branches))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, inputs, ...)`` to ``(B, channels, ...)``, each trailing size divided by the stride and rounded up."""

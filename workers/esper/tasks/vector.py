@@ -16,19 +16,23 @@ _DATA_SEED = 31
 
 
 class DenseBranch(nn.Module):
-    """``u -> s(u)``: linear, ReLU, linear; the last one starts at zero, so ``u + s(u)`` starts as ``u``."""
+    """``u -> s(u)``: LayerNorm, linear, GELU, linear; the last starts at zero, so ``u + s(u)`` starts as ``u``.
+
+    With ``expansion`` 4 this is the catalogue's ``mlp``, so a host with branches is a grown host from scratch.
+    """
 
     def __init__(self, width: int, expansion: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, width * expansion)
-        self.act = nn.ReLU()
+        self.act = nn.GELU()
         self.narrow = nn.Linear(width * expansion, width)
         nn.init.zeros_(self.narrow.weight)
         nn.init.zeros_(self.narrow.bias)
 
     def forward(self, u: Tensor) -> Tensor:
         """``(B, width)`` to the same shape."""
-        out: Tensor = self.narrow(self.act(self.widen(u)))
+        out: Tensor = self.narrow(self.act(self.widen(self.norm(u))))
         return out
 
 
@@ -50,7 +54,7 @@ class DenseBlock(nn.Module):
 
 
 class Perceptron(nn.Module):
-    """Two blocks and a linear read-out; ``blocks.*`` are the natural slots."""
+    """Blocks and a linear read-out; ``blocks.*`` are the natural slots."""
 
     def __init__(self, inputs: int, width: int, branches: list[int], expansion: int, classes: int) -> None:
         super().__init__()
@@ -81,22 +85,24 @@ def _points(examples: int, arms: int, turns: float, noise: float) -> tuple[Tenso
 def task(
     seed: int,
     *,
-    width: int = 12,
+    width: int = 8,
+    hidden: int = 3,
     branches: int | list[int] = 0,
-    expansion: int = 1,
+    expansion: int = 4,
     arms: int = 3,
-    turns: float = 1.5,
+    turns: float = 2.5,
     noise: float = 0.02,
     train_examples: int = 6000,
     controller_examples: int = 2000,
     report_examples: int = 10000,
 ) -> Task:
-    """Two hidden blocks, interface vector ``(B, width)``; inputs ``(B, 2)``, logits ``(B, arms)``.
+    """``hidden`` blocks, interface vector ``(B, width)``; inputs ``(B, 2)``, logits ``(B, arms)``.
 
-    ``branches`` is the number of residual branches after each block (one number, or a list of two). The data do not
-    depend on ``seed``, the initial parameters do. Raises ``TaskError``.
+    ``branches`` is the number of residual branches after each block (one number, or a list with one for each). The data
+    do not depend on ``seed``, the initial parameters do. Raises ``TaskError``.
     """
     require(1 <= width <= 4096, "width", width, "it must be from 1 to 4096")
+    require(1 <= hidden <= 64, "hidden", hidden, "it must be from 1 to 64")
     require(1 <= expansion <= 16, "expansion", expansion, "it must be from 1 to 16")
     require(2 <= arms <= 32, "arms", arms, "it must be from 2 to 32")
     require(0 <= turns <= 8 and 0 <= noise <= 1, "turns, noise", (turns, noise), "turns 0 to 8, noise 0 to 1")
@@ -106,7 +112,7 @@ def task(
     points, labels = _points(sum(sizes), arms, turns, noise)
     train, controller, report = consecutive(points, labels, sizes)
     return Task(
-        model=Perceptron(2, width, counts_per_block(branches, 2, "branches"), expansion, arms),
+        model=Perceptron(2, width, counts_per_block(branches, hidden, "branches"), expansion, arms),
         train=train,
         controller=controller,
         report=report,
