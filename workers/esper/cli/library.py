@@ -86,7 +86,7 @@ def _kernel(record: Any) -> dict[str, Any]:
         "strategy": record.strategy,
         "state": str(record.state),
         "ratio": record.ratio,
-        "interval": record.report.get("interval"),
+        "interval": record.report.get("ratio_interval"),
         "latency_ms": record.latency_ms,
         "memory_mb": record.memory_mb,
         "tags": list(record.tags),

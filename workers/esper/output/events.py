@@ -143,8 +143,10 @@ class EventLog:
         versions: Mapping[str, str],
         host_parameters: int,
         slots: Mapping[str, str],
+        metric: str = "metric",
     ) -> None:
-        """A process began to work on the run; ``slots`` maps each slot id to its interface in words."""
+        """A process began to work on the run; ``slots`` maps each slot id to its interface in words, ``metric`` is the
+        name of ``controller_metric``."""
         self.append(
             Kind.RUN_STARTED,
             epoch=epoch,
@@ -157,6 +159,7 @@ class EventLog:
             versions=versions,
             host_parameters=host_parameters,
             slots=slots,
+            metric=metric,
         )
 
     def epoch(
