@@ -35,7 +35,6 @@ class Life:
     intent: str = ""
     cancelled: bool = False
     judged: bool = False
-    over: bool = False
     reached: dict[str, int] = field(default_factory=dict)
     evidence: dict[str, float] = field(default_factory=dict)
 
@@ -62,6 +61,7 @@ class Memory:
     def __init__(self) -> None:
         self.lives: dict[str, Life] = {}
         self._ordered: dict[str, Life] = {}
+        self._locked: set[str] = set()
 
     def germinating(self, order: Order, life: Life) -> None:
         """Remember what was granted to a seed that has no name yet."""
@@ -70,7 +70,7 @@ class Memory:
     @property
     def fixed(self) -> frozenset[str]:
         """Seeds whose kernel has no parameters; the view only shows that once the kernel is loaded."""
-        return frozenset(seed for seed, life in self.lives.items() if life.fixed and not life.over)
+        return frozenset(seed for seed, life in self.lives.items() if life.fixed)
 
     def forget(self, slot: str) -> Life | None:
         """Drop an order to germinate that was not carried out."""
@@ -79,7 +79,7 @@ class Memory:
     @property
     def open(self) -> list[Life]:
         """Seeds in flight and germinations that were ordered."""
-        return [*(life for life in self.lives.values() if not life.over), *self._ordered.values()]
+        return [*self.lives.values(), *self._ordered.values()]
 
     def intend(self, order: Order) -> None:
         """Remember why a seed was told to end."""
@@ -94,23 +94,17 @@ class Memory:
         for seed in view.seeds.values():
             life = self.lives.get(seed.id)
             if seed.stage in IN_FLIGHT:
-                if life is None or life.over:
-                    life = self.lives[seed.id] = self._born(seed, view)
-                self._follow(life, seed, view)
-            elif seed.stage in OVER:
-                if life is None and seed.slot in self._ordered:
-                    life = self.lives[seed.id] = self._born(seed, view)
-                if life is None and seed.stage is Stage.ROLLED_BACK:
-                    life = self.lives[seed.id] = self._born(seed, view)  # the checkpoint was older than the seed
                 if life is None:
-                    self.lives[seed.id] = Life(seed.slot, seed.blueprint, seed.artifact_id, seed.stage, over=True)
-                elif not life.over:
-                    self._take_verdict(life, seed)
-                    ended.append(self._end(seed.id, life, seed.stage, seed.reason))
+                    life = self.lives[seed.id] = self._born(seed, view)
+                self._follow(life, seed)
+            elif seed.stage is Stage.FOSSILIZED and life is None and seed.slot not in self._ordered:
+                continue  # part of the host since before
+            elif seed.stage in OVER:
+                self._over(seed, life, view, ended)
             elif life is not None:
-                self._vanish(seed.id, life, seed.reason, ended)
+                ended.append(self._vanished(seed.id, seed.reason))
         for seed_id in [seed_id for seed_id in self.lives if seed_id not in view.seeds]:
-            self._vanish(seed_id, self.lives[seed_id], "", ended)
+            ended.append(self._vanished(seed_id, ""))
         lost = list(self._ordered.values())
         self._ordered.clear()
         return ended, lost
@@ -155,36 +149,47 @@ class Memory:
             life.judged = True
             life.evidence.update({key: value for key, value in seed.verdict.numbers.items() if math.isfinite(value)})
 
-    def _follow(self, life: Life, seed: SeedView, view: RunView) -> None:
+    def _follow(self, life: Life, seed: SeedView) -> None:
         if life.stage is not seed.stage or not life.reached:
             life.stage = seed.stage
             life.reached[seed.stage.name.lower()] = seed.entered_epoch
         self._take_verdict(life, seed)
 
-    def _vanish(self, seed_id: str, life: Life, reason: str, ended: list[Ended]) -> None:
-        if not life.over:
-            outcome = Stage.CANCELLED if life.cancelled else Stage.CULLED
-            ended.append(self._end(seed_id, life, outcome, reason))
-        del self.lives[seed_id]
+    def _over(self, seed: SeedView, life: Life | None, view: RunView, ended: list[Ended]) -> None:
+        rolled_back = seed.stage is Stage.ROLLED_BACK
+        if life is None and (seed.slot in self._ordered or (rolled_back and seed.id not in self._locked)):
+            # It began and ended since the last view, or the checkpoint that was restored is older than the seed.
+            life = self.lives[seed.id] = self._born(seed, view)
+        if life is None:
+            return
+        if rolled_back:
+            self._locked.add(seed.id)
+        self._take_verdict(life, seed)
+        ended.append(self._end(seed.id, seed.stage, seed.reason))
 
-    @staticmethod
-    def _end(seed_id: str, life: Life, outcome: Stage, reason: str) -> Ended:
-        last, life.over = life.stage, True
+    def _vanished(self, seed_id: str, reason: str) -> Ended:
+        outcome = Stage.CANCELLED if self.lives[seed_id].cancelled else Stage.CULLED
+        return self._end(seed_id, outcome, reason)
+
+    def _end(self, seed_id: str, outcome: Stage, reason: str) -> Ended:
+        life = self.lives.pop(seed_id)
         told = reason or life.intent
-        if not told and last in UNPROVEN:
+        if not told and life.stage in UNPROVEN:
             told = "the kernel could not be loaded"
-        return Ended(seed_id, life, last, outcome, told or f"ended in {last.name}")
+        return Ended(seed_id, life, life.stage, outcome, told or f"ended in {life.stage.name}")
 
     def state_dict(self) -> dict[str, Any]:
         """All lives as JSON values."""
         return {
             "lives": {seed: {**asdict(life), "stage": life.stage.name} for seed, life in self.lives.items()},
+            "locked": sorted(self._locked),
             "ordered": {slot: {**asdict(life), "stage": life.stage.name} for slot, life in self._ordered.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.lives = {seed: Life(**{**life, "stage": Stage[life["stage"]]}) for seed, life in state["lives"].items()}
+        self._locked = set(state["locked"])
         self._ordered = {
             slot: Life(**{**life, "stage": Stage[life["stage"]]}) for slot, life in state["ordered"].items()
         }

@@ -126,7 +126,8 @@ def find(
             if key not in known:
                 known[key] = _ranking(spec, costs, view, slot, records, terms)
             best, refused = known[key]
-            against.update(refused)
+            if refused:
+                against.update(refused)
             if best:
                 ranked[slot_id] = best
             elif not records:
