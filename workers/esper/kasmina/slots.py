@@ -176,8 +176,8 @@ def _pattern(glob: str) -> re.Pattern[str]:
     text = ""
     for token in re.findall(r"\*\*|\*|\?|\[[^\]]*\]|.", glob):
         if token.startswith("[") and len(token) > 2:
-            inside = token[1:-1]
-            text += "[" + ("^" + inside[1:] if inside.startswith("!") else inside).replace("\\", "") + "]"
+            negated, inside = token[1] == "!", token[1:-1].removeprefix("!")
+            text += ("[^" if negated else "[") + re.sub(r"([\[\]\\^&~|])", r"\\\1", inside) + "]"
         else:
             text += pieces.get(token, re.escape(token))
     try:
