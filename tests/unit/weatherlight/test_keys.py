@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from esper.errors import BadInput
+from esper.urza import LibraryUnavailable
+from esper.weatherlight.keys import library_keys
+
+
+def test_keys_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
+    first = library_keys(tmp_path)
+    again = library_keys(tmp_path)
+    assert (first.built.id, first.validated.id) == (again.built.id, again.validated.id)
+    assert first.built.id != first.validated.id
+    files = sorted((tmp_path / "keys").iterdir())
+    assert [path.name for path in files] == ["built.pem", "validated.pem"]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600, 0o600]
+    assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
+
+
+def test_the_public_halves_are_kept_apart_by_purpose(tmp_path: Path) -> None:
+    keys = library_keys(tmp_path)
+    assert set(keys.public.built) == {keys.built.id}
+    assert set(keys.public.validated) == {keys.validated.id}
+
+
+def test_many_at_once_agree(tmp_path: Path) -> None:
+    found = []
+    start = threading.Barrier(6)
+
+    def ask() -> None:
+        start.wait()
+        keys = library_keys(tmp_path)
+        found.append((keys.built.id, keys.validated.id))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 6
+    assert len(set(found)) == 1
+
+
+def test_a_key_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    library_keys(tmp_path)
+    (tmp_path / "keys" / "built.pem").chmod(0o644)
+    with pytest.raises(BadInput, match=r"built\.pem.*readable by everyone"):
+        library_keys(tmp_path)
+
+
+def test_no_place_for_keys_says_so(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("in the way")
+    with pytest.raises(LibraryUnavailable, match="keys"):
+        library_keys(tmp_path)
