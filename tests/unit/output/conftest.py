@@ -86,7 +86,7 @@ def write_events(directory: Path, **names: str) -> None:
         log.run_started(
             epoch=0, step=0, name=names.get("name", "mnist1d-cnn"), task="esper.tasks.mnist1d:cnn", seed=0, resumed=False,
             manifest=manifest, versions={"esper": "0.1.0", "torch": "2.13.0"}, host_parameters=586,
-            slots={"blocks.0": "image1d (B, 8, 20)"},
+            slots={"blocks.0": "image1d (B, 8, 20)"}, metric="accuracy",
         )  # fmt: skip
         for blueprint, strategy, state, ratio, interval, cause in _KERNELS:
             log.kernel(

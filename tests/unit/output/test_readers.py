@@ -45,7 +45,7 @@ def test_a_run_without_a_summary_is_unfinished(run_directory: MakeRun) -> None:
     record = read_run(run_directory(finished=False))
     assert record.summary is None
     assert record.phase == "Unfinished"
-    assert record.name == "mnist1d-cnn"
+    assert (record.name, record.metric) == ("mnist1d-cnn", "accuracy")
 
 
 def test_a_summary_alone_is_enough(tmp_path: Path, summary: Callable[..., Summary]) -> None:

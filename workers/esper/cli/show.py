@@ -90,7 +90,7 @@ def _decisions(record: RunRecord) -> Any:
     rows = [
         (
             event["epoch"],
-            str(event.get("action", "")).lower(),
+            "wait" if event.get("action") == "none" else str(event.get("action", "")).lower(),
             event.get("seed") or event.get("slot"),
             event.get("blueprint"),
             event.get("reason"),

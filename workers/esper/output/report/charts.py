@@ -117,7 +117,8 @@ def number(value: float | int | None, digits: int = 4) -> str:
     if isinstance(value, int) or (abs(value) >= 10**digits and abs(value) < 1e9):
         return f"{round(value):,}"
     if value and (abs(value) >= 1e9 or abs(value) < 1e-3):
-        return f"{value:.{digits - 2}e}".replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+        mantissa, exponent = f"{value:.{digits - 2}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:.{digits}g}"
 
 

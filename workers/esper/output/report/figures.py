@@ -8,7 +8,9 @@ from typing import Any
 
 from esper.output.readers import Event, RunRecord, SeedHistory
 from esper.output.report.charts import Box, Scale, Tick, number, steps
-from esper.output.report.texts import Rows, as_float, bounded, cut, flops
+from esper.output.report.texts import Rows, as_float, bounded, cut, flops, tail
+
+NAME = 22  # letters of a name that fit into the left margin
 
 STAGES = (
     "GERMINATED",
@@ -42,6 +44,7 @@ class TimelineRow:
     """One life of a seed."""
 
     label: str
+    full: str
     sub: str
     y: float
     bars: list[Bar]
@@ -64,6 +67,7 @@ class Interval:
     """A value with its interval drawn on a shared scale."""
 
     label: str
+    full: str
     sub: str
     y: float
     low: float | None
@@ -107,7 +111,9 @@ def timeline(lives: Sequence[SeedHistory], box: Box) -> Timeline:
                 continue
             text = _short(span.stage, width)
             bars.append(Bar(left, width, span.stage.lower(), text, cut(title)))
-        rows.append(TimelineRow(cut(life.label, 26), cut(life.blueprint, 26), 10 + index * 34, bars, end))
+        rows.append(
+            TimelineRow(tail(life.label, NAME), cut(life.label), cut(life.blueprint, NAME), 10 + index * 34, bars, end)
+        )
     ticks = [Tick(across(value), number(int(value))) for value in steps(0, max(epochs, 1), 10, whole=True)]
     return Timeline(34 * len(rows) + 40, rows, ticks, [stage for stage in STAGES if stage in seen], shown.hidden)
 
@@ -138,7 +144,8 @@ def forest(verdicts: Sequence[Event], box: Box) -> Forest | None:
         edges = [as_float(event.get("low")), as_float(event.get("high"))]
         rows.append(
             Interval(
-                cut(event.get("seed"), 26),
+                tail(event.get("seed"), NAME),
+                cut(event.get("seed")),
                 f"epoch {event['epoch']}",
                 24 + index * 38,
                 across(edges[0]) if edges[0] is not None else None,

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from esper.output.files import write_atomic
 from esper.output.readers import RunRecord, read_run
 from esper.output.report.charts import number
-from esper.output.report.texts import cut, facts
+from esper.output.report.texts import code, cut, facts
 from esper.output.report.view import build
 
 REPORT_FILE = "report.html"
@@ -25,7 +25,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, facts=facts, cut=cut)
+    environment.filters.update(number=number, facts=facts, cut=cut, code=code)
     return environment
 
 

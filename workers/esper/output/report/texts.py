@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup, escape
 
 from esper.output.report.charts import number
 
@@ -24,6 +27,17 @@ def cut(text: Any, limit: int = TEXT) -> str:
     """Bound a text; what is cut off is marked."""
     whole = str(text)
     return whole if len(whole) <= limit else whole[: limit - 1] + "…"
+
+
+def tail(text: Any, limit: int) -> str:
+    """Bound a module path from the front: what tells one slot from another stands at its end."""
+    whole = str(text)
+    return whole if len(whole) <= limit else "…" + whole[1 - limit :]
+
+
+def code(text: str) -> Markup:
+    """Escape a sentence and set what stands in backquotes as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
 
 
 def bounded(rows: Sequence[Any], limit: int = ROWS) -> Rows:

@@ -137,7 +137,7 @@ def _charts(record: RunRecord, box: Box) -> list[Chart]:
             "Loss", "Mean loss after each epoch on the train and controller splits.", loss, marks=marks, box=box
         ),
         line_chart(
-            record.metric.capitalize(),
+            cut(record.metric.replace("_", " ").capitalize(), 60),
             f"{record.metric} after each epoch on the controller split.",
             metric,
             marks=marks,
