@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from esper.errors import CheckpointMismatch, OutputDirectoryError, StorageFull
 from esper.output import EventLog, Kind, read_events
-from esper.output.events import plain
+from esper.output.plain import plain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from esper.output.events import plain
 from esper.output.files import disk_errors
+from esper.output.plain import plain
 
 BOARD_DIRECTORY = "tensorboard"
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Self
 
 from esper.errors import CheckpointMismatch, OutputDirectoryError
 from esper.output.files import disk_errors
+from esper.output.plain import plain
 
 EVENTS_FILE = "events.jsonl"
 
@@ -65,7 +65,7 @@ class EventLog:
     # -- the file ------------------------------------------------------------------------------------------------
 
     def append(self, kind: Kind | str, *, epoch: int, step: int, **fields: Any) -> None:
-        """Append one event; ``fields`` hold what :func:`plain` takes."""
+        """Append one event; ``fields`` hold what :func:`esper.output.plain.plain` takes."""
         head = {"t": round(self._clock(), 3), "epoch": epoch, "step": step, "kind": str(Kind(kind))}
         taken = head.keys() & fields.keys()
         if taken:
@@ -375,31 +375,3 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(event, dict) or "kind" not in event:
                 raise OutputDirectoryError(f"{path}:{number} is not an event; it was not written by Esper")
             yield event
-
-
-def plain(value: Any) -> Any:
-    """Make ``value`` what JSON can hold: enums by name, numbers finite or null, sets sorted.
-
-    Raises:
-        TypeError: it holds something that has no plain form.
-    """
-    if isinstance(value, enum.Enum) and not isinstance(value, str):
-        return value.name
-    if isinstance(value, str):
-        return str(value)
-    if value is None or isinstance(value, bool | int):
-        return value if value is None or isinstance(value, bool) else int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(plain(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(plain(item) for item in value)
-    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
-    item = getattr(value, "item", None)  # 0-dim tensors and numpy scalars
-    if callable(item):
-        return plain(item())
-    raise TypeError(f"{type(value).__name__} has no plain form; pass numbers, texts, lists or mappings")

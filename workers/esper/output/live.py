@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from esper.output.events import plain
+from esper.output.plain import plain
 
 _BARS = "▁▂▃▄▅▆▇█"
 _POINTS = 48  # a sparkline of more points than this would not fit beside its label in 80 columns

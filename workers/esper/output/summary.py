@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from esper.errors import OutputDirectoryError
-from esper.output.events import plain
 from esper.output.files import disk_errors, write_atomic
+from esper.output.plain import plain
 
 SUMMARY_FILE = "summary.json"
 SUMMARY_VERSION: Literal[1] = 1

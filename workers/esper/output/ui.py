@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TextIO, runtime_checkable
 
-from esper.output.events import plain
+from esper.output.plain import plain
 
 Style = Literal["auto", "live", "plain", "json"]
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from esper.errors import ModelError, SlotError
 from esper.kasmina import bank_of
-from esper.output.events import plain
 from esper.output.files import disk_errors
+from esper.output.plain import plain
 from esper.persist.directory import replacing
 from esper.persist.format import HOST_FILE, KERNELS_FILE, LINEAGE_FILE, SCHEMA, Lineage
 
