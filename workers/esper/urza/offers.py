@@ -10,6 +10,7 @@ from typing import Any
 from leyline.errors import describe
 from leyline.identity import MAX_HARDWARE, STRATEGIES
 from sqlalchemy import ColumnElement, Connection, Row, Select, select
+from sqlalchemy.orm import aliased
 
 from esper.urza import checks, designs
 from esper.urza.errors import InvalidEntry, UnknownArtifact
@@ -64,24 +65,29 @@ def _conditions(query: KernelQuery) -> list[ColumnElement[bool]]:
             raise InvalidEntry(f"query strategy {describe(unknown[0])}: must be one of {', '.join(STRATEGIES)}")
         conditions.append(ArtifactRow.strategy.in_(sorted(query.strategies)))
     for tag in checks.tags(query.tags):
-        conditions.append(ArtifactRow.artifact_id.in_(select(TagRow.artifact_id).where(TagRow.tag == tag)))
+        # Asked row by row: few artifacts fit the interface, many of all may have the tag.
+        carried = aliased(TagRow)
+        conditions.append(
+            select(carried.tag).where(carried.artifact_id == ArtifactRow.artifact_id, carried.tag == tag).exists()
+        )
     return conditions
 
 
 def statement(conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
-    """Artifacts with the report that decided, by id."""
+    """Artifacts with the report that decided, in no order: asked for one, the database would rather walk an index that
+    has it than use the one that finds few rows.
+    """
     return (
         select(ArtifactRow.__table__, ReportRow.body)
         .outerjoin(ReportRow, ReportRow.id == ArtifactRow.report)
         .where(*conditions)
-        .order_by(ArtifactRow.artifact_id)
     )
 
 
 def _records(
     connection: Connection, conditions: Sequence[ColumnElement[bool]], wanted: dict[str, str] | None = None
 ) -> list[KernelRecord]:
-    rows = connection.execute(statement(conditions)).all()
+    rows = sorted(connection.execute(statement(conditions)), key=lambda row: row.artifact_id)
     if not rows:
         return []
     tags: dict[str, list[str]] = defaultdict(list)
