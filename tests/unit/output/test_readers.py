@@ -37,6 +37,8 @@ def test_a_run_is_folded_into_epochs_lives_and_kernels(run_directory: MakeRun) -
         ("FOSSILIZED", 12, None),
     ]
     assert [event["passed"] for event in kept.verdicts] == [True]
+    assert kept.why == "the twin is worse by 0.061 (p 0.0004)"
+    assert record.seeds[1].why == "no gain over the twin: 0.002 (p 0.31)"
     assert len(record.kernels) == 5
     assert len(record.decisions) == 4
 

@@ -73,10 +73,7 @@ def _figures(record: RunRecord) -> list[tuple[str, str]]:
 def _seeds(record: RunRecord) -> Any:
     if not record.seeds:
         return None
-    rows = [
-        (life.label, life.blueprint, life.strategy, life.stage, _path(life), life.spans[-1].reason)
-        for life in record.seeds
-    ]
+    rows = [(life.label, life.blueprint, life.strategy, life.stage, _path(life), life.why) for life in record.seeds]
     return table("Seeds", ("seed", "blueprint", "strategy", "stage", "history (epoch)", "why"), rows)
 
 

@@ -47,6 +47,12 @@ class SeedHistory:
         return self.spans[-1].stage
 
     @property
+    def why(self) -> str:
+        """Why it ended as it did: the judge's words where it was kept, else the reason of the last transition."""
+        judged = str(self.verdicts[-1].get("reason") or "") if self.verdicts and self.stage == "FOSSILIZED" else ""
+        return judged or self.spans[-1].reason
+
+    @property
     def label(self) -> str:
         """The id, with the life where it is not the first."""
         return self.id if self.life == 1 else f"{self.id} ({self.life})"
