@@ -16,14 +16,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from esper.urza import KernelQuery, SqlLibrary
+from esper.urza.models import ArtifactRow, ReportRow, TagRow
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
 from sqlalchemy import insert
 
-from esper.urza import KernelQuery, SqlLibrary
-from esper.urza.models import ArtifactRow, ReportRow, TagRow
-
 HARDWARE, TOOLCHAIN = "x86_64-avx2", "01234567"
+STATES = ("Validated", "Validated", "Validated", "Rejected")
 TAGS = ("high_speed", "low_memory", "numerically_stable")
 REPORT = {"ratio": 0.9, "latency_ms_mean": 1.0, "samples": list(range(100)), "environment": {"cpu": "x" * 200}}
 
@@ -49,7 +49,7 @@ def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
             {
                 "artifact_id": name, "number": f"{number:016x}", "blueprint": digests[number // 50 % 50],
                 "interface_digest": interfaces[number % 50].digest(), "interface": "{}", "strategy": "fast",
-                "hardware": HARDWARE, "toolchain": TOOLCHAIN, "state": "Rejected" if draw.random() < 0.25 else "Validated",
+                "hardware": HARDWARE, "toolchain": TOOLCHAIN, "state": draw.choice(STATES),
                 "cause": "", "flops": 1, "parameters": 1, "ratio": 0.9, "latency_ms": 1.0, "memory_mb": 1.0,
                 "risk": draw.random(), "report": number + 1, "created_at": 0, "changed_at": 0,
             }
