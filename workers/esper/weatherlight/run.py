@@ -1,0 +1,244 @@
+"""One manifest, one machine: the organs composed into a run, from a file to a report.
+
+What is composed here and nowhere else: the task, the wrapped model, the kernel pipeline with its background processes,
+the controller, the trainer, and what the run leaves behind. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from esper.errors import EsperError, RunFailed
+from esper.karn.catalogue import CATALOGUE
+from esper.kasmina import SeedBank, wrap
+from esper.kernel.hardware import hardware_target, toolchain_hash
+from esper.output import Control, Progress, Silent, Summary
+from esper.output.report import write_report
+from esper.persist import save_model
+from esper.tamiyo import FieldReport, FieldReportLog, TamiyoController
+from esper.tasks import Task, load_task
+from esper.tolaria.device import pick_device, set_threads
+from esper.tolaria.line import Stopped
+from esper.tolaria.recorder import Recorder
+from esper.tolaria.summarise import control_summary, summarise, versions
+from esper.tolaria.trainer import Trainer
+from esper.urza import Library, SqlLibrary
+from esper.weatherlight.outdir import OutputDirectory
+from esper.weatherlight.pools import KernelService
+from esper.weatherlight.shelf import RunShelf
+from esper.weatherlight.stopping import StopRequest
+from leyline.resources import TrainingRun
+
+LIBRARY = "library"
+"""The library's directory, beside the runs' own: kernels certified for one run serve the next."""
+
+
+def run(
+    manifest: TrainingRun, out: Path, resume: bool = False, progress: Progress | None = None, *,
+    library: Path | None = None, control: bool = False,
+) -> Summary:  # fmt: skip
+    """Train a manifest on this machine and leave summary, events, report and model in ``out``.
+
+    Args:
+        manifest: what to train.
+        out: the output directory.
+        resume: go on from the newest whole checkpoint in ``out``.
+        progress: what the user sees.
+        library: directory of the kernel library; beside ``out`` if not given.
+        control: afterwards train the same host without growth on the FLOPs this run spent, for comparison.
+
+    Returns:
+        The summary; ``phase`` says how the run ended.
+
+    Raises:
+        BadInput: the manifest, the task, the slots, the budget or the directory can't be used; nothing was trained.
+        RunFailed: the run could not even begin.
+    """
+    began = time.monotonic()
+    with ExitStack() as stack:
+        directory = OutputDirectory(out, resume)
+        stack.callback(directory.close)
+        session = Session(manifest, out, library or out.parent / LIBRARY, progress or Silent(), stack)
+        if not resume:
+            directory.write_manifest(manifest)
+        stop = stack.enter_context(StopRequest())
+        trainer = session.prepare(resume, stop)
+        phase, reason = session.train(trainer, resume, stop)
+        compared = session.control(trainer, stop) if control and phase == "Completed" else None
+        return session.conclude(trainer, phase, reason, time.monotonic() - began, compared)
+
+
+@dataclass
+class Session:
+    """One process's work on one run."""
+
+    manifest: TrainingRun
+    out: Path
+    library_root: Path
+    progress: Progress
+    stack: ExitStack
+    unavailable: Mapping[str, str] = field(default_factory=dict)
+    library: Library | None = None
+    verdicts: list[Any] = field(default_factory=list)
+    given: tuple[Task, SeedBank] | None = None
+    """Task and wrapped model of a caller who built them; otherwise the manifest's task is loaded."""
+    controller: TamiyoController | None = None
+
+    def prepare(self, resume: bool, stop: StopRequest) -> Trainer:
+        """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels."""
+        spec = self.manifest.spec
+        set_threads(spec.training.threads)
+        task, bank = self.given or self.host()
+        recorder = Recorder(self.out, self.progress)
+        library = SqlLibrary.open(self.library_root)
+        self.stack.callback(library.close)
+        self.library = library
+        grows = str(spec.controller.policy) != "Never"
+        service = KernelService(library, self.library_root, spec.kernels)
+        self.stack.callback(service.close)
+        interfaces = {name: slot.interface for name, slot in bank.slots.items()}
+        shelf = RunShelf(
+            library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash(), self.out
+        )
+        reports = FieldReportLog(self.library_root / "field-reports.jsonl")
+
+        def keep(report: FieldReport) -> None:
+            reports.append(report)
+            library.field_report(report.for_library(self.manifest.metadata.name))
+
+        controller = self.controller or TamiyoController(spec, library, on_report=keep)
+        trainer = Trainer(
+            self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None
+        )
+        if grows:
+            self.kernels(service, list(dict.fromkeys(interfaces.values())), shelf, stop, first=not resume)
+        return trainer
+
+    def host(self) -> tuple[Task, SeedBank]:
+        """The task and its wrapped model."""
+        spec = self.manifest.spec
+        self.progress.phase("loading the task")
+        task = load_task(spec.task.ref, spec.task.params, spec.seed)
+        device = pick_device(spec.training.device)
+        task.model.to(device)
+        sample, _ = task.train.batch(torch.arange(2))
+        return task, wrap(task.model, spec.slots, sample.to(device), spec=spec)
+
+    def kernels(
+        self, service: KernelService, interfaces: list[Any], shelf: RunShelf, stop: StopRequest, first: bool
+    ) -> None:  # fmt: skip
+        """Ask for the portfolio; wait for it, or let it arrive while training goes on."""
+        spec = self.manifest.spec.kernels
+        names = list(spec.blueprints) or list(CATALOGUE)
+        strategies = [str(strategy).lower() for strategy in spec.strategies]
+        if str(spec.prepare) == "BeforeTraining":
+            if not first and shelf.records():
+                return  # the portfolio is part of the run's state; a resume does not certify it anew
+            self.progress.phase("preparing kernels")
+            waited = time.monotonic()
+            prepared = service.prepare(interfaces, names, strategies, self.progress.kernel, stop)
+            shelf.wait_seconds += time.monotonic() - waited
+        else:
+            prepared = service.request(interfaces, names, strategies)
+        self.unavailable = prepared.unavailable
+        for strategy, why in prepared.unavailable.items():
+            self.progress.message(f"strategy {strategy} is not available here ({why}); fast is used", "warning")
+        self.verdicts = list(prepared.artifacts)
+
+    def train(self, trainer: Trainer, resume: bool, stop: StopRequest) -> tuple[str, str]:
+        """Train to the end, or to whatever ends it; returns phase and reason."""
+        recorder = trainer.recorder
+        offset = trainer.resume() if resume else None
+        recorder.open(trainer.task.metric, offset, trainer.line.step)
+        self.stack.callback(recorder.close)
+        recorder.at(trainer.epoch, trainer.line.step)
+        recorder.started(
+            name=self.manifest.metadata.name, task=self.manifest.spec.task.ref, seed=self.manifest.spec.seed,
+            resumed=resume, manifest=self.manifest.model_dump(mode="json", by_alias=True, exclude_none=True),
+            versions=versions(), host_parameters=sum(p.numel() for p in trainer.line.model.parameters()),
+            slots={name: str(slot.interface) for name, slot in trainer.bank.slots.items()},
+        )  # fmt: skip
+        for verdict in self.verdicts:
+            recorder.kernel(**verdict)
+        self.progress.phase("training")
+        try:
+            trainer.train(stop)
+        except Stopped:
+            if stop.by is signal.SIGTERM:
+                return "Suspended", "SIGTERM: a checkpoint was written; continue with --resume"
+            return "Interrupted", "interrupted: a checkpoint was written; continue with --resume"
+        except RunFailed as error:
+            return "Failed", str(error)
+        return "Completed", "the budget is spent"
+
+    def control(self, trainer: Trainer, stop: StopRequest) -> Control | None:
+        """Train the host without growth on as many FLOPs as the run has spent; None when asked to stop meanwhile."""
+        self.progress.phase("training the control that never grows")
+        spec = self.manifest.spec
+        longer = max(spec.training.epochs, trainer.ledger.total // max(1, _epoch_flops(trainer)) + 1)
+        changed = spec.model_copy(
+            update={
+                "training": spec.training.model_copy(update={"epochs": longer}),
+                "budget": spec.budget.model_copy(update={"training_flops": trainer.ledger.total}),
+                "controller": spec.controller.model_copy(update={"policy": "Never"}),
+            }
+        )
+        manifest = self.manifest.model_copy(update={"spec": changed})
+        other = Session(manifest, self.out, self.library_root, Silent(), self.stack)
+        task, bank = other.host()
+        never = Trainer(manifest, task, bank, TamiyoController(changed), trainer.shelf, Recorder(None, Silent()))
+        try:
+            never.train(stop)
+        except (Stopped, RunFailed) as error:
+            self.progress.message(f"the control did not finish: {error}", "warning")
+            return None
+        return control_summary(never)
+
+    def conclude(
+        self, trainer: Trainer, phase: str, reason: str, seconds: float, compared: Control | None
+    ) -> Summary:  # fmt: skip
+        """Write model, summary and report."""
+        trainer.recorder.finished(phase, reason, seconds)
+        trainer.recorder.close()
+        records = self._records(trainer)
+        summary = summarise(
+            trainer, phase=phase, reason=reason, wall_seconds=seconds, records=records,
+            unavailable=self.unavailable, control=compared,
+        )  # fmt: skip
+        if phase == "Completed":
+            save_model(
+                trainer.line.model, self.out / "model",
+                {"run": self.manifest.metadata.name, "verdicts": trainer.history.verdicts},
+            )  # fmt: skip
+        summary.write(self.out)
+        write_report(self.out)
+        return summary
+
+    def _records(self, trainer: Trainer) -> list[Any]:
+        known = {record.artifact_id: record for record in trainer.shelf.records()}
+        if self.library is not None:
+            for verdict in self.verdicts:
+                if verdict["kernel"] not in known:  # rejected or noisy: not on offer, but people want to know why
+                    known[verdict["kernel"]] = self.library.record(verdict["kernel"])
+        return [known[artifact] for artifact in sorted(known)]
+
+
+def bank_device(bank: SeedBank) -> torch.device:
+    """Where the model is."""
+    return next((tensor.device for tensor in bank.host_tensors().values()), torch.device("cpu"))
+
+
+def _epoch_flops(trainer: Trainer) -> int:
+    costs = trainer.costs()
+    return costs.step * costs.steps_per_epoch
+
+
