@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,8 +52,8 @@ def build_pair(ir: BlueprintIR, interface: Interface, workdir: Path) -> Built:
             outputs = halves.forward(*parameters, u)
         pools = {"p": parameters, "u": [u], "s": outputs[1:], "t": [torch.ones_like(u)]}
         backward_inputs = [pools[source[0]][int(source[1:] or 0)] for source in halves.backward_inputs]
-        forward, ranges = _compile(halves.forward, [*parameters, u], dynamic)
-        backward, more = _compile(halves.backward, backward_inputs, dynamic)
+        forward, ranges = _compile(halves.forward, [*parameters, u], batch, dynamic)
+        backward, more = _compile(halves.backward, backward_inputs, batch, dynamic)
     limits = _batch_range(interface, [ranges, more] if dynamic else [], batch)
     call = PairCall(saved=len(halves.saved), backward=halves.backward_inputs, batch=limits)
     blobs = {FORWARD: forward.read_bytes(), BACKWARD: backward.read_bytes()}
@@ -85,37 +86,55 @@ class _Half(nn.Module):
         return tuple(self.graph(*inputs))
 
 
-def _compile(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], dynamic: bool) -> tuple[Path, tuple[int, int]]:
+def _compile(
+    graph: torch.fx.GraphModule, inputs: Sequence[Tensor], batch: int, dynamic: bool
+) -> tuple[Path, tuple[int, int]]:
     """Export and compile one half; return the library and the batch range it assumes."""
     metas = [node.meta["val"] for node in graph.graph.nodes if node.op == "placeholder"]
     auto = torch.export.Dim.AUTO
     shapes = [{d: auto for d, size in enumerate(m.shape) if isinstance(size, torch.SymInt)} or None for m in metas]
-    program = torch.export.export(_Half(graph), tuple(inputs), dynamic_shapes=(tuple(shapes),) if dynamic else None)
     options: dict[str, Any] = {
         "compile_threads": 1,
+        # Inductor guesses from the traced batch which library will run a convolution's backward pass, and would have
+        # the half refuse batches below 16. The library is chosen anew at run time; small batches are tried below.
+        "aot_inductor.check_lowerbound": False,
         "aot_inductor.precompile_headers": shutil.which("openssl") is not None,
         "cpp.march": _MARCH.get(hardware.hardware_target()),
         "cpp.vec_isa_ok": True,
         "cpp.dynamic_threads": True,
     }
+    program = torch.export.export(_Half(graph), tuple(inputs), dynamic_shapes=(tuple(shapes),) if dynamic else None)
     library = torch._inductor.aot_compile(program.module(), tuple(inputs), options=options)
     if not isinstance(library, str):
         raise KernelBuildError(f"AOTInductor returned {type(library).__name__} instead of a library")
-    return Path(library), _assumed(program, metas)
+    _strip(Path(library))
+    return Path(library), _assumed(program, metas, batch)
 
 
-def _assumed(program: torch.export.ExportedProgram, metas: Sequence[Any]) -> tuple[int, int]:
-    """Read the batch range off the exported program: that of the input whose first size is the plain symbol."""
+def _strip(library: Path) -> None:
+    """Take out the debugging symbols, four fifths of the file, where the tool that comes with compilers is there."""
+    tool = shutil.which("strip")
+    if tool is not None:
+        subprocess.run([tool, "-s", str(library)], check=True, timeout=60)
+
+
+def _assumed(program: torch.export.ExportedProgram, metas: Sequence[Any], batch: int) -> tuple[int, int]:
+    """Read the batch range off the exported program: what its symbolic sizes, each a multiple of the batch, allow."""
+    low, high = 2, 2**31  # the tracer always treats 0 and 1 as sizes of their own
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     for node, meta in zip(placeholders, metas, strict=True):
-        value = node.meta["val"]
-        if not (meta.dim() and isinstance(meta.shape[0], torch.SymInt) and isinstance(value.shape[0], torch.SymInt)):
-            continue
-        symbol = value.shape[0].node.expr
-        if symbol.is_symbol and symbol in program.range_constraints:
-            found = program.range_constraints[symbol]
-            return int(found.lower), int(min(found.upper, 2**31))
-    return 0, 0
+        for traced, exported in zip(meta.shape, node.meta["val"].shape, strict=True):
+            if not isinstance(traced, torch.SymInt):
+                continue
+            multiple = int(traced.node.hint) // batch
+            if not isinstance(exported, torch.SymInt):
+                low = high = batch  # PyTorch insisted on the traced size
+                continue
+            found = program.range_constraints.get(exported.node.expr)
+            if found is not None:
+                low = max(low, -(-int(found.lower) // multiple))
+                high = min(high, int(min(found.upper, 2**31)) // multiple)
+    return low, high
 
 
 def _batch_range(interface: Interface, ranges: Sequence[tuple[int, int]], batch: int) -> tuple[int, int]:
@@ -137,7 +156,7 @@ def _try(ir: BlueprintIR, interface: Interface, pair: Pair, batch: int) -> None:
     lowering = Lowering.of(ir, interface)
     generator = torch.Generator().manual_seed(1)
     tolerance = 1e-3 if interface.dtype == "float32" else 1e-9 if interface.dtype == "float64" else 5e-2
-    for size in sorted({low, min(low + 1, high), min(batch + 1, high), min(2 * batch, high)}):
+    for size in sorted({low, min(low + 1, high), min(max(low, 15), high), min(batch + 1, high), min(2 * batch, high)}):
         parameters, u = draw(ir, interface, size, generator)
         tangent = torch.randn(u.shape, generator=generator).to(u.dtype)
         leaves = [u.requires_grad_(), *(p.requires_grad_() for p in parameters)]

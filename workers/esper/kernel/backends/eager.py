@@ -42,14 +42,15 @@ class EagerBackend:
 def saved_bytes_per_sample(ir: BlueprintIR, interface: Interface) -> int:
     """Bytes of activations PyTorch keeps for the backward pass, for each sample of a batch.
 
-    Counted on meta tensors of two batch sizes, as the difference: parameters and constants drop out, shared storages
-    are counted once, the kernel's own input not at all (the host holds it).
+    Counted on two small batches, as the difference: parameters and constants drop out, shared storages are counted
+    once, the kernel's own input not at all (the host holds it). Meta tensors would need no memory, but their first use
+    imports ten seconds' worth of decompositions.
     """
     lowering = Lowering.of(ir, interface)
     totals = []
-    for batch in (2, 4):
-        parameters = [torch.empty(p.shape, device="meta", requires_grad=True) for p in ir.parameters(interface)]
-        u = torch.empty(interface.shape(batch), device="meta", requires_grad=True)
+    for batch in (1, 2):
+        parameters = [torch.zeros(p.shape, requires_grad=True) for p in ir.parameters(interface)]
+        u = torch.zeros(interface.shape(batch), requires_grad=True)
         storages: dict[int, int] = {}
 
         def keep(tensor: Tensor, storages: dict[int, int] = storages) -> Tensor:
@@ -63,4 +64,4 @@ def saved_bytes_per_sample(ir: BlueprintIR, interface: Interface) -> int:
         totals.append(sum(storages.values()))
         del out
     element = torch.empty((), dtype=getattr(torch, interface.dtype)).element_size()
-    return (totals[1] - totals[0]) // 2 * element // 4
+    return (totals[1] - totals[0]) * element // 4

@@ -10,6 +10,7 @@ decides what the forward half keeps and what the backward half computes again.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,14 +111,19 @@ def _recompute_sizes(backward: fx.GraphModule) -> None:
     if not sizes:
         return
     tangent = next(node for node in inputs if str(node.target).startswith("tangents"))
-    shape = tangent.meta["val"].shape
+    batch = tangent.meta["val"].shape[0]
     for node in sizes:
-        dims = [dim for dim, size in enumerate(shape) if str(size) == str(node.meta["val"])]
-        if not dims:
-            raise RuntimeError(f"the backward half needs the size {node.meta['val']}, which the gradient does not have")
+        wanted = node.meta["val"].node
+        times = int(wanted.hint) // int(batch.node.hint)
+        if wanted.expr != times * batch.node.expr:
+            raise RuntimeError(f"the backward half needs the size {wanted.expr}, which is no multiple of the batch")
         with backward.graph.inserting_after(inputs[-1]):
-            size = backward.graph.call_function(aten.sym_size.int, (tangent, dims[0]))
-        size.meta["val"] = node.meta["val"]
+            size = backward.graph.call_function(aten.sym_size.int, (tangent, 0))
+        size.meta["val"] = batch
+        if times != 1:
+            with backward.graph.inserting_after(size):
+                size = backward.graph.call_function(operator.mul, (size, times))
+            size.meta["val"] = node.meta["val"]
         node.replace_all_uses_with(size)
         backward.graph.erase_node(node)
     backward.recompile()
