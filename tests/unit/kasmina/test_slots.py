@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import pickle
 import weakref
 
 import pytest
 import torch
 from esper.errors import SlotError
-from esper.kasmina import SlotSpec, bank_of, host_flops, unwrap, wrap
+from esper.kasmina import Command, SlotSpec, bank_of, host_flops, unwrap, wrap
 from hypothesis import given
 from hypothesis import strategies as st
 from leyline.interface import Layout
@@ -284,3 +285,23 @@ def test_encoder_layers_are_measured_in_spite_of_their_fused_path():
     bank = wrap(layer, ["linear1", "norm2"], torch.randn(3, 5, 16))
     assert bank.slots["linear1"].interface.width == 32
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_copies_and_pickles_are_refused_only_when_they_would_compute_something_else(host, batch, shelf, blueprints):
+    inputs, _ = batch
+    bank = wrap(host, "act1", inputs, source=shelf)
+    with bank.observing():
+        copied, pickled = copy.deepcopy(host), pickle.loads(pickle.dumps(host))  # noqa: S301  made one line above
+        for other in (copied, pickled):
+            assert torch.equal(other(inputs), host(inputs))
+    assert bank.statistics()["act1"].count == 64
+    bank.order(Command.germinate("act1", shelf.add(blueprints["mlp"](), bank.slots["act1"].interface)))
+    bank.boundary(1)
+    bank.boundary(2)
+    bank.order(Command.advance("act1/0"))
+    with pytest.raises(SlotError, match=r"act1/0.*bank\.fork"):
+        copy.deepcopy(host)
+    with pytest.raises(SlotError, match=r"save_model"):
+        pickle.dumps(host)
+    with pytest.raises(SlotError, match="affect the model"):
+        unwrap(host)

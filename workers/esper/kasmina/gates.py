@@ -74,7 +74,9 @@ def sanity(
         problem = "the kernel was built for another interface than the slot's"
     elif parameters_limit is not None and parameters_used + parameters > parameters_limit:
         problem = f"{parameters_used} + {parameters} parameters exceed the budget of {parameters_limit}"
-    elif not approved and not risk <= max_risk:
+    elif not approved and math.isnan(risk):
+        problem = "its report is missing or states no risk, and the blueprint is not approved"
+    elif not approved and risk > max_risk:
         problem = f"risk {risk:.2f} is above {max_risk:.2f} and the blueprint is not approved"
     return GateResult(Gate.G0, not problem, problem or "signed twice, fits the slot, budget and risk", numbers)
 

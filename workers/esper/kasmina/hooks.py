@@ -141,11 +141,26 @@ class ModuleHook:
             return None
         return torch.cat(results, first.feature_dim)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> ModuleHook:
-        raise SlotError("a wrapped model with live seeds can't be copied by itself; use bank.fork()")
+    def __deepcopy__(self, memo: dict[int, Any]) -> InertHook:
+        self._must_not_be_missed("copied by itself; use bank.fork()")
+        return InertHook()
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        raise SlotError("a wrapped model with live seeds can't be pickled; save it with esper.save_model")
+    def __reduce__(self) -> tuple[type[InertHook], tuple[()]]:
+        self._must_not_be_missed("pickled; save it with esper.save_model")
+        return InertHook, ()
+
+    def _must_not_be_missed(self, what: str) -> None:
+        """Refuse what would leave behind a model that silently computes something else."""
+        grown = [seed.id for runtime in self.runtimes for seed in runtime.seeds if seed.affects_host]
+        if grown:
+            raise SlotError(f"a model that seeds affect ({', '.join(grown)}) can't be {what}")
+
+
+class InertHook:
+    """What a copy of the model carries in place of a hook that only watches."""
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Leave the module's output alone."""
 
 
 def sync(model: nn.Module, runtimes: Iterable[SlotRuntime], handles: dict[str, RemovableHandle]) -> None:
