@@ -16,7 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES = 500
-SETUP_FILES = re.compile(r"(\.lock|requirements[^/]*\.txt|pom\.xml|Makefile|Dockerfile[^/]*|\.sh|pip\.conf|\.npmrc)$|^\.ci/")
+SETUP_FILES = re.compile(
+    r"(\.lock|requirements[^/]*\.txt|pom\.xml|Makefile|Dockerfile[^/]*|\.sh|pip\.conf|\.npmrc)$|^\.ci/"
+)
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|\[::1\])[^\s\"')]+")
 UNSAFE = re.compile(r"torch\.load\(|pickle\.loads?\(|weights_only=False|yaml\.load\(|yaml\.unsafe_load")
 SWALLOWED = re.compile(r"except[^\n]*:\s*\n\s+pass\b")

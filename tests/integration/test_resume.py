@@ -7,15 +7,14 @@ import random
 from pathlib import Path
 
 import pytest
-from forks import die, forked
-from runs import fixed, manifest, trainer
-
 from esper.errors import CheckpointMismatch
 from esper.tolaria.line import Line, Stopped
 from esper.tolaria.state import tensors_digest
 from esper.tolaria.trainer import Trainer
+from forks import die, forked
 from leyline.lifecycle import Stage
 from leyline.resources import TrainingRun
+from runs import fixed, manifest, trainer
 from shelves import Shelf
 
 RUN = fixed("blocks.0", "conv_block", judge={"cooldownSteps": 8})

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from runs import fixed, manifest, trainer
-
 from esper.errors import Diverged
 from esper.tolaria.state import tensors_digest
 from leyline.lifecycle import Stage
+from runs import fixed, manifest, trainer
 
 EPOCHS = 12
 

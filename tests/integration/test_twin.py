@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from runs import fixed, manifest, trainer
-
 from esper.kasmina import Command
 from esper.tolaria.state import tensors_digest
 from esper.tolaria.trainer import Trainer
 from leyline.lifecycle import Stage
+from runs import fixed, manifest, trainer
 
 IMPOSSIBLE = {"judge": {"minimumEffect": 100.0, "cooldownSteps": 5}}
 

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from shelves import Shelf
-
 from esper.kasmina import wrap
 from esper.tamiyo import TamiyoController
 from esper.tasks import load_task
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.trainer import Trainer
 from leyline.resources import TrainingRun, load
+from shelves import Shelf
 
 BASE: dict[str, Any] = {
     "apiVersion": "esper.dev/v1alpha1",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
-
 from esper.tasks import Task, TensorData
+from torch import nn
 
 
 def noisy(seed: int, width: int = 12, dropout: float = 0.3) -> Task:

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from esper.tolaria.schedule import KINDS, Progress, Schedule
 from hypothesis import given
 from hypothesis import strategies as st
-
-from esper.tolaria.schedule import KINDS, Progress, Schedule
 
 
 @given(

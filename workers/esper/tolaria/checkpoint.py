@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esper.errors import CheckpointMismatch, OutputDirectoryError, RunFailed, StorageFull
 from safetensors.torch import load, save
 from torch import Tensor
-
-from esper.errors import CheckpointMismatch, OutputDirectoryError, RunFailed, StorageFull
 
 FORMAT = 1
 _TENSORS, _STATE, _INDEX = "tensors.safetensors", "state.json", "index.json"
@@ -69,7 +68,9 @@ class CheckpointStore:
         index = {
             "format": FORMAT,
             "step": step,
-            "files": {key: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for key, data in files.items()},
+            "files": {
+                key: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for key, data in files.items()
+            },
         }
         files[_INDEX] = json.dumps(index, sort_keys=True).encode()
         try:
@@ -100,7 +101,9 @@ class CheckpointStore:
         try:
             index = json.loads((folder / _INDEX).read_bytes())
             if index["format"] != FORMAT:
-                raise CheckpointMismatch(f"checkpoint {folder} has format {index['format']}; this version reads {FORMAT}")
+                raise CheckpointMismatch(
+                    f"checkpoint {folder} has format {index['format']}; this version reads {FORMAT}"
+                )
             if name != f"step-{index['step']:012d}":
                 raise CheckpointMismatch(f"checkpoint {folder} says it is of step {index['step']}")
             data = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from esper.errors import ManifestError
 
 
@@ -14,9 +13,7 @@ def pick_device(wanted: str) -> torch.device:
         ManifestError: ``Cuda`` is asked for and there is none; ``Auto`` would have taken the CPU.
     """
     if wanted == "Cuda" and not torch.cuda.is_available():
-        raise ManifestError(
-            ["spec.training.device: Cuda was asked for but torch sees no CUDA device; use Auto or Cpu"]
-        )
+        raise ManifestError(["spec.training.device: Cuda was asked for but torch sees no CUDA device; use Auto or Cpu"])
     return torch.device("cuda" if wanted == "Cuda" or (wanted == "Auto" and torch.cuda.is_available()) else "cpu")
 
 

@@ -19,9 +19,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
-
 from esper.errors import NumericalFault, StepTimeout
+from torch import Tensor
 
 WINDOW = 200
 """Steps that the robust scale is taken over."""
@@ -59,7 +58,9 @@ class Governor:
         """
         took, self._began = time.monotonic() - self._began, time.monotonic()
         if took > self.step_timeout:
-            raise StepTimeout(f"step {step} took {took:.1f} s; spec.governor.stepTimeoutSeconds is {self.step_timeout:g}")
+            raise StepTimeout(
+                f"step {step} took {took:.1f} s; spec.governor.stepTimeoutSeconds is {self.step_timeout:g}"
+            )
         if not math.isfinite(loss):
             raise NumericalFault(f"the training loss became {loss} at step {step}")
         self._recent.append(loss)

@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-
 from esper.errors import CheckpointMismatch, NumericalFault
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.optimizer import GrowingOptimizer
 from esper.tolaria.randomness import epoch_order, mix, seed_process, seed_step
 from esper.tolaria.schedule import Progress, Schedule
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource, SeedBank
@@ -152,7 +151,7 @@ class Line:
             start = (index * parts + part) * size
             inputs, targets = self._batch(self.task.train, order[start : start + size])
             loss = self._loss(inputs, targets)
-            (loss / parts if parts > 1 else loss).backward()
+            torch.autograd.backward(loss / parts if parts > 1 else loss)
             total += loss.item()
         norm = self._clip(training.gradient_clip)
         self.optimizer.inner.step()

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from leyline.resources import OptimizerSpec
+from torch import Tensor, nn
 
 HOST = "host"
 
@@ -25,7 +24,7 @@ class GrowingOptimizer:
 
     def __init__(self, spec: OptimizerSpec, host: Iterable[tuple[str, nn.Parameter]]) -> None:
         self._spec = spec
-        self._names: dict[nn.Parameter, str] = {}
+        self._names: dict[Tensor, str] = {}
         parameters = self._adopt(host)
         self.inner = _build(spec, parameters)
         self.inner.param_groups[0].update(group=HOST, scale=1.0)
@@ -103,11 +102,11 @@ class GrowingOptimizer:
         self.inner.state.clear()
         by_parameter: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
-            parameter, key = name.rsplit("|", 1)
-            by_parameter.setdefault(parameter, {})[key] = tensor
-        for parameter, name in self._names.items():
-            if name in by_parameter:
-                self.inner.state[parameter] = {key: value.detach().clone() for key, value in by_parameter[name].items()}
+            owner, key = name.rsplit("|", 1)
+            by_parameter.setdefault(owner, {})[key] = tensor
+        for parameter, owner in self._names.items():
+            if owner in by_parameter:
+                self.inner.state[parameter] = {k: value.detach().clone() for k, value in by_parameter[owner].items()}
 
 
 def _build(spec: OptimizerSpec, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -117,5 +116,6 @@ def _build(spec: OptimizerSpec, parameters: list[nn.Parameter]) -> torch.optim.O
         return torch.optim.SGD(
             parameters, lr=spec.learning_rate, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=fused
         )
-    kind = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}[spec.name]
-    return kind(parameters, lr=spec.learning_rate, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused)
+    kind = torch.optim.Adam if spec.name == "Adam" else torch.optim.AdamW
+    betas = (spec.betas[0], spec.betas[1])
+    return kind(parameters, lr=spec.learning_rate, betas=betas, weight_decay=spec.weight_decay, fused=fused)

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-
 from esper.kasmina.trying import trying
 from esper.kernel import Kernel, load_kernel
 from esper.tamiyo import Candidate, ProbeResult
 from esper.tolaria.budget import TRAINING_PASSES, Ledger
 from esper.tolaria.line import Line
 from esper.tolaria.randomness import epoch_order, mix, seed_step
+from torch import Tensor
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource
@@ -66,7 +65,7 @@ class Prober:
         with trying(side.bank, candidate.slot, kernel):
             before = self._held_out(side)
             for step in range(4):  # at its start the branch adds nothing, so only its last layer has a gradient
-                self._loss(side, order, step % batches, size).backward()
+                torch.autograd.backward(self._loss(side, order, step % batches, size))
             gradients = [p.grad.detach() / 4 for p in parameters if p.grad is not None]
             norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
             drop = math.nan
@@ -75,7 +74,7 @@ class Prober:
                 for step in range(self.steps):
                     seed_step(mix(side.spec.seed, "probe-step", epoch), step)
                     optimizer.zero_grad(set_to_none=True)
-                    self._loss(side, order, (4 + step) % batches, size).backward()
+                    torch.autograd.backward(self._loss(side, order, (4 + step) % batches, size))
                     optimizer.step()
                 drop = before - self._held_out(side)
         self._charge(kernel, forward, side)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from esper.output import Control, Score, SplitResult, Summary
 from esper.output.summary import CurvePoint, KernelSummary, SeedSummary
 from leyline.lifecycle import Stage
@@ -47,9 +46,7 @@ def split_results(trainer: Trainer) -> tuple[SplitResult, SplitResult]:
             best=Score(epoch=best.epoch, loss=best.controller_loss, metric=best.controller_metric),
             final=final_controller,
         ),
-        SplitResult(
-            best=Score(epoch=best.epoch, loss=best.report_loss, metric=best.report_metric), final=final_report
-        ),
+        SplitResult(best=Score(epoch=best.epoch, loss=best.report_loss, metric=best.report_metric), final=final_report),
     )
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-
 from esper.errors import CheckpointMismatch, Diverged, NumericalFault, StateCorruption, StepTimeout
 from esper.kasmina import SeedSettings
 from esper.tamiyo.sealing import PRODUCER, Sealer
@@ -96,9 +95,7 @@ class Trainer:
         bank.configure(SeedSettings.from_spec(self.spec), shelf)
         self.line = Line(task, bank, self.spec, self.device)
         self.sealer = self._command_channel()
-        self.limits = Limits(
-            self.spec.training.epochs, self.spec.budget.parameters, self.spec.budget.training_flops
-        )
+        self.limits = Limits(self.spec.training.epochs, self.spec.budget.parameters, self.spec.budget.training_flops)
         self.ledger, self.history, self.clock = Ledger(), History(), Clock()
         self.governor = Governor(self.spec.governor.loss_spike, self.spec.governor.step_timeout_seconds)
         self.trials = TrialBench(self.line, run, shelf, in_process=local_task)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from esper.kasmina import Seed, SeedBank
-    from esper.tolaria.history import History
     from esper.tolaria.costs import Costs
+    from esper.tolaria.history import History
     from esper.urza import KernelRecord
     from leyline.resources import TrainingRun
 

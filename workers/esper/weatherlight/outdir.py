@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import IO
 
 import yaml
-
 from esper.errors import OutputDirectoryError
 from esper.tolaria.checkpoint import storage_error
 from leyline.resources import TrainingRun
@@ -39,7 +38,9 @@ class OutputDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise OutputDirectoryError(f"{path} is in use by another esper process; choose another directory") from error
+            raise OutputDirectoryError(
+                f"{path} is in use by another esper process; choose another directory"
+            ) from error
         found = [name for name in MARKERS if (path / name).exists()]
         if found and not resume:
             self.close()

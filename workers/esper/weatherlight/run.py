@@ -6,7 +6,6 @@ the controller, the trainer, and what the run leaves behind. Nothing here decide
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Mapping
@@ -16,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-from esper.errors import EsperError, RunFailed
+from esper.errors import RunFailed
 from esper.karn.catalogue import CATALOGUE
 from esper.kasmina import SeedBank, wrap
 from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.output import Control, Progress, Silent, Summary
 from esper.output.report import write_report
 from esper.persist import save_model
-from esper.tamiyo import FieldReport, FieldReportLog, TamiyoController
+from esper.tamiyo import FieldReportLog, TamiyoController
+from esper.tamiyo.reports import deliver
 from esper.tasks import Task, load_task
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.line import Stopped
@@ -109,13 +108,8 @@ class Session:
         shelf = RunShelf(
             library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash(), self.out
         )
-        reports = FieldReportLog(self.library_root / "field-reports.jsonl")
-
-        def keep(report: FieldReport) -> None:
-            reports.append(report)
-            library.field_report(report.for_library(self.manifest.metadata.name))
-
-        controller = self.controller or TamiyoController(spec, library, on_report=keep)
+        reports = deliver(FieldReportLog(self.library_root / "field-reports.jsonl"), library)
+        controller = self.controller or TamiyoController(spec, library, on_report=reports)
         trainer = Trainer(
             self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None
         )
@@ -165,7 +159,7 @@ class Session:
             name=self.manifest.metadata.name, task=self.manifest.spec.task.ref, seed=self.manifest.spec.seed,
             resumed=resume, manifest=self.manifest.model_dump(mode="json", by_alias=True, exclude_none=True),
             versions=versions(), host_parameters=sum(p.numel() for p in trainer.line.model.parameters()),
-            slots={name: str(slot.interface) for name, slot in trainer.bank.slots.items()},
+            metric=trainer.task.metric, slots={name: str(slot.interface) for name, slot in trainer.bank.slots.items()},
         )  # fmt: skip
         for verdict in self.verdicts:
             recorder.kernel(**verdict)
@@ -217,11 +211,18 @@ class Session:
         if phase == "Completed":
             save_model(
                 trainer.line.model, self.out / "model",
-                {"run": self.manifest.metadata.name, "verdicts": trainer.history.verdicts},
+                {"run": self.manifest.metadata.name, "task": self._task(), "verdicts": trainer.history.verdicts},
             )  # fmt: skip
         summary.write(self.out)
         write_report(self.out)
         return summary
+
+    def _task(self) -> dict[str, Any] | None:
+        """How to build the host again; a model that came as an object can only be loaded into a host that is given."""
+        if self.given is not None:
+            return None
+        spec = self.manifest.spec
+        return {"ref": spec.task.ref, "params": dict(spec.task.params), "seed": spec.seed}
 
     def _records(self, trainer: Trainer) -> list[Any]:
         known = {record.artifact_id: record for record in trainer.shelf.records()}
@@ -240,5 +241,3 @@ def bank_device(bank: SeedBank) -> torch.device:
 def _epoch_flops(trainer: Trainer) -> int:
     costs = trainer.costs()
     return costs.step * costs.steps_per_epoch
-
-
