@@ -20,7 +20,7 @@ def forked(work: Callable[[], None], kill_after: float | None = None) -> int:
         try:
             work()
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
             traceback.print_exc()
         finally:
             os._exit(status)

@@ -1,6 +1,6 @@
 """Esper: PyTorch models that grow themselves.
 
-The names below are imported when they are first used, so that ``import esper`` costs nothing (torch alone takes seconds).
+The names below are imported when they are first used: torch alone takes seconds, ``import esper`` none.
 """
 
 from __future__ import annotations

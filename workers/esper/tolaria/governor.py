@@ -1,8 +1,8 @@
 """The governor: notices that training went wrong and says so; the trainer rolls back.
 
 It looks at losses, parameters, the seed state's checksum and the time a step takes. A spike is judged against a
-robust scale (median and median absolute deviation of the recent smoothed losses), since a mean would be dragged along by the
-very values it should catch.
+robust scale (median and median absolute deviation of the recent smoothed losses), since a mean would be dragged
+along by the very values it should catch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SMOOTH = 16
 MINIMUM_HISTORY = 40
 """Steps before a spike can be told from the first descent."""
 MARGIN = 1.5
-"""A spike is also above this multiple of anything in the window: losses have heavy tails that a robust scale ignores."""
+"""A spike is also above this multiple of anything in the window: losses have heavy tails a robust scale ignores."""
 _MAD_TO_SIGMA = 1.4826
 """Median absolute deviation to standard deviation for a normal distribution."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -48,8 +49,8 @@ class History:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> History:
-        """The history from :meth:`to_dict`."""
-        fields = dict(data)
+        """The history from :meth:`to_dict`; what it was made from stays as it is when the history grows."""
+        fields = copy.deepcopy(dict(data))
         if fields["best"] is not None:
             fields["best"] = Best(**fields["best"])
         return cls(**fields)

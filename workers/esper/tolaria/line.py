@@ -165,7 +165,8 @@ class Line:
         return inputs.to(self.device), targets.to(self.device)
 
     def _loss(self, inputs: Tensor | None, targets: Tensor | None) -> Tensor:
-        assert inputs is not None and targets is not None
+        assert inputs is not None
+        assert targets is not None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             outputs = self.model(inputs)
         return self.task.loss(outputs.float(), targets).mean()

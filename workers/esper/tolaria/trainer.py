@@ -219,7 +219,7 @@ class Trainer:
         )  # fmt: skip
 
     def _command_channel(self) -> Sealer:
-        """A key that lives as long as this process: the controller signs with it, the bank takes orders from nobody else."""
+        """A key that lives as long as this process: the controller signs with it, the bank obeys nobody else."""
         key = Signer.hmac("run-commands", secrets.token_bytes(32))
         ring = KeyRing(in_process=True)
         ring.add(key, producers=[PRODUCER], topics=[COMMANDS])
@@ -278,7 +278,8 @@ class Trainer:
                 "identity": identity(self.run, self.line), "epoch": self.epoch, "step": self.line.step, "main": main,
                 "twin": twin, "ledger": self.ledger.to_dict(), "history": self.history.to_dict(),
                 "statistics": self.statistics, "governor": self.governor.to_dict(),
-                "controller": self.controller.state_dict(), "settler": self.settler.to_dict(), "sequence": self.sealer.sequence,
+                "controller": self.controller.state_dict(), "settler": self.settler.to_dict(),
+                "sequence": self.sealer.sequence,
             },
         )  # fmt: skip
 

@@ -89,9 +89,13 @@ class ProcessTwin:
     """
 
     def __init__(
-        self, seed: str, manifest: TrainingRun, state: tuple[dict[str, Tensor], Mapping[str, Any]], source: KernelSource,
+        self,
+        seed: str,
+        manifest: TrainingRun,
+        state: tuple[Mapping[str, Tensor], Mapping[str, Any]],
+        source: KernelSource,
         artifacts: Mapping[str, Path],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.seed = seed
         self._folder = tempfile.TemporaryDirectory(prefix="esper-twin-")
         root = Path(self._folder.name)

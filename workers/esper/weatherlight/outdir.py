@@ -45,7 +45,7 @@ class OutputDirectory:
         if found and not resume:
             self.close()
             raise OutputDirectoryError(
-                f"{path} already holds a run ({found[0]}); continue it with --resume, or choose another directory with -o"
+                f"{path} already holds a run ({found[0]}); go on with --resume, or choose another directory with -o"
             )
         if resume and MANIFEST not in found:
             self.close()
