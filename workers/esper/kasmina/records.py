@@ -58,7 +58,6 @@ def seed_to_dict(seed: Seed) -> dict[str, Any]:
         "full": seed.full,
         "scale": [seed.scale.measured, number(seed.scale.branch), number(seed.scale.host)],
         "warm_gradient": number(seed.warm_gradient),
-        "latency_us": number(seed.latency_us),
         "trainable": seed.trainable,
         "verdict": _verdict_to_dict(seed.verdict),
         "history": [_event_to_dict(event) for event in seed.history],
@@ -95,7 +94,6 @@ def seed_from_dict(data: Mapping[str, Any]) -> Seed:
         full=data["full"],
         scale=Scale(measured, float(branch), float(host)),
         warm_gradient=float(data["warm_gradient"]),
-        latency_us=float(data["latency_us"]),
         trainable=data["trainable"],
     )
     seed.verdict = None if verdict is None else StoredVerdict(verdict["passed"], _numbers_back(verdict["evidence"]))
