@@ -101,7 +101,7 @@ def final_stage(seed: Seed) -> Stage:
 
 def kernel_summary(record: KernelRecord) -> KernelSummary:
     """A kernel and what was measured of it."""
-    interval = record.report.get("ratio_interval")
+    interval = record.report.get("interval")
     return KernelSummary(
         id=record.artifact_id, blueprint=record.blueprint, strategy=record.strategy, state=str(record.state),
         ratio=record.ratio, interval=tuple(interval) if interval else None, latency_ms=record.latency_ms,

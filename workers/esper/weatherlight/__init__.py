@@ -1,0 +1,1 @@
+"""Weatherlight: composes and supervises the organs of one machine."""
