@@ -229,6 +229,18 @@ def test_a_kernel_without_parameters_is_grown_alone(t: SimpleNamespace) -> None:
     assert len(free.decide(t.view(kernels=kernels))) == 3
 
 
+def test_a_seed_that_fell_is_not_taken_for_the_next_one_in_its_place(t: SimpleNamespace) -> None:
+    """Without an embargo a slot is asked for again in the same breath, while the fallen seed is still in view."""
+    controller = always(t, controller={"embargo_epochs": 0}, seeds={"max_active": 2})
+    places = {"slot_views": t.slots(["blocks.0", "blocks.1"]), "budget": {"parameters_limit": 1000}}
+    (order,) = controller.decide(t.view(20, **places))
+    fallen = SeedView("blocks.0/0", order.slot, Stage.CULLED, artifact_id=order.artifact_id)
+    (again,) = controller.decide(t.view(21, seeds=[fallen], **places))
+    second = SeedView("blocks.0/1", again.slot, Stage.LOADING, artifact_id=again.artifact_id)
+    assert controller.decide(t.view(21, seeds=[fallen, second], **places)) == []
+    assert "1400 parameters would exceed" in told(controller)
+
+
 # -- refused by the executor -------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,12 @@ HOST_STEP = 6e6
 KERNELS = st.tuples(st.integers(0, 900), st.integers(0, 30_000), st.floats(0.0, 1.0))
 ENDED = (Stage.FOSSILIZED, Stage.CULLED, Stage.CANCELLED)
 TOUCHING = (Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING)
-relaxed = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# Runs are slow to draw on a busy machine, and the fixture is only a bag of functions.
+relaxed = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 
 
 @st.composite

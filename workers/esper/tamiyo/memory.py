@@ -61,7 +61,7 @@ class Memory:
     def __init__(self) -> None:
         self.lives: dict[str, Life] = {}
         self._ordered: dict[str, Life] = {}
-        self._locked: set[str] = set()
+        self._told: set[str] = set()
 
     def germinating(self, order: Order, life: Life) -> None:
         """Remember what was granted to a seed that has no name yet."""
@@ -91,20 +91,24 @@ class Memory:
     def observe(self, view: RunView) -> tuple[list[Ended], list[Life]]:
         """Update all lives; the seeds that ended, and the germinations that were ordered but never came about."""
         ended: list[Ended] = []
+        over: list[SeedView] = []
         for seed in view.seeds.values():
-            life = self.lives.get(seed.id)
             if seed.stage in IN_FLIGHT:
+                life = self.lives.get(seed.id)
                 if life is None:
                     life = self.lives[seed.id] = self._born(seed, view)
                 self._follow(life, seed)
-            elif seed.stage is Stage.FOSSILIZED and life is None and seed.slot not in self._ordered:
-                continue  # part of the host since before
             elif seed.stage in OVER:
-                self._over(seed, life, view, ended)
-            elif life is not None:
+                if seed.id not in self._told:
+                    over.append(seed)
+            elif seed.id in self.lives:
                 ended.append(self._vanished(seed.id, seed.reason))
         for seed_id in [seed_id for seed_id in self.lives if seed_id not in view.seeds]:
             ended.append(self._vanished(seed_id, ""))
+        # Only now: an order still without a seed may belong to one that began and ended since the last view.
+        for seed in over:
+            self._over(seed, view, ended)
+        self._told = {told for told in self._told if told in view.seeds and view.seeds[told].stage in OVER}
         lost = list(self._ordered.values())
         self._ordered.clear()
         return ended, lost
@@ -155,16 +159,15 @@ class Memory:
             life.reached[seed.stage.name.lower()] = seed.entered_epoch
         self._take_verdict(life, seed)
 
-    def _over(self, seed: SeedView, life: Life | None, view: RunView, ended: list[Ended]) -> None:
-        rolled_back = seed.stage is Stage.ROLLED_BACK
-        if life is None and (seed.slot in self._ordered or (rolled_back and seed.id not in self._locked)):
-            # It began and ended since the last view, or the checkpoint that was restored is older than the seed.
-            life = self.lives[seed.id] = self._born(seed, view)
+    def _over(self, seed: SeedView, view: RunView, ended: list[Ended]) -> None:
+        life = self.lives.get(seed.id)
         if life is None:
-            return
-        if rolled_back:
-            self._locked.add(seed.id)
+            # A seed that is rolled back may be younger than the checkpoint that was restored.
+            if seed.slot not in self._ordered and seed.stage is not Stage.ROLLED_BACK:
+                return
+            life = self.lives[seed.id] = self._born(seed, view)
         self._take_verdict(life, seed)
+        self._told.add(seed.id)
         ended.append(self._end(seed.id, seed.stage, seed.reason))
 
     def _vanished(self, seed_id: str, reason: str) -> Ended:
@@ -182,14 +185,14 @@ class Memory:
         """All lives as JSON values."""
         return {
             "lives": {seed: {**asdict(life), "stage": life.stage.name} for seed, life in self.lives.items()},
-            "locked": sorted(self._locked),
+            "told": sorted(self._told),
             "ordered": {slot: {**asdict(life), "stage": life.stage.name} for slot, life in self._ordered.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of ``state_dict``."""
         self.lives = {seed: Life(**{**life, "stage": Stage[life["stage"]]}) for seed, life in state["lives"].items()}
-        self._locked = set(state["locked"])
+        self._told = set(state["told"])
         self._ordered = {
             slot: Life(**{**life, "stage": Stage[life["stage"]]}) for slot, life in state["ordered"].items()
         }
