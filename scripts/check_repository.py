@@ -20,7 +20,9 @@ SETUP_FILES = re.compile(
     r"(\.lock|requirements[^/]*\.txt|pom\.xml|Makefile|Dockerfile[^/]*|\.sh|pip\.conf|\.npmrc)$|^\.ci/"
 )
 ADDRESS = re.compile(r"https?://(?!127\.0\.0\.1|localhost|\[::1\])[^\s\"')]+")
-UNSAFE = re.compile(r"torch\.load\(|pickle\.loads?\(|weights_only=False|yaml\.load\(|yaml\.unsafe_load")
+UNSAFE = re.compile(
+    r"(?<!safetensors\.)torch\.load\(|pickle\.loads?\(|weights_only=False|yaml\.load\(|yaml\.unsafe_load"
+)
 SWALLOWED = re.compile(r"except[^\n]*:\s*\n\s+pass\b")
 LINK = re.compile(r"\]\((?!https?://|#|mailto:)([^)#\s]+)")
 

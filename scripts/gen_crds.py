@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+
 from leyline.resources.crd import DEFINITIONS, definition
 from leyline.resources.reference import manifest_reference
 

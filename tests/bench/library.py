@@ -16,11 +16,12 @@ import tempfile
 import time
 from pathlib import Path
 
+from sqlalchemy import insert
+
 from esper.urza import KernelQuery, SqlLibrary
 from esper.urza.models import ArtifactRow, ReportRow, TagRow
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
-from sqlalchemy import insert
 
 HARDWARE, TOOLCHAIN = "x86_64-avx2", "01234567"
 STATES = ("Validated", "Validated", "Validated", "Rejected")

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from esper.urza.blobs import BlobStore, DirectoryBlobs
-from esper.urza.errors import BlobMissing, InvalidEntry
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from esper.urza.blobs import BlobStore, DirectoryBlobs
+from esper.urza.errors import BlobMissing, InvalidEntry
 
 ADAPTERS: dict[str, Callable[[Path], BlobStore]] = {"directory": lambda tmp: DirectoryBlobs(tmp / "blobs")}
 

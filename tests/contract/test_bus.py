@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+
 from esper.errors import BusError
 from esper.oona import (
     MAX_DELIVERIES,

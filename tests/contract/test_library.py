@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from esper.errors import LibraryError
 from esper.urza import (
     FieldReport,

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import BASE, merged
 from typer.testing import CliRunner
 
 from esper.cli import app
+from runs import BASE, merged
 
 
 def esper(*arguments: object) -> tuple[int, str]:
@@ -46,7 +46,10 @@ def write(tmp_path):
         ({"task": {"ref": "broken_tasks:scalar_loss", "params": {}}}, ["loss"]),
         ({"budget": {"parameters": 100}}, ["spec.budget.parameters", "586"]),
         ({"budget": {"trainingFlops": 1000}}, ["spec.budget.trainingFlops"]),
-        ({"kernels": {"blueprints": ["conv_blok"]}, "controller": {"policy": "Heuristic"}}, ["conv_blok", "conv_block"]),
+        (
+            {"kernels": {"blueprints": ["conv_blok"]}, "controller": {"policy": "Heuristic"}},
+            ["conv_blok", "conv_block"],
+        ),
     ],
 )
 def test_one_message_names_what_is_wrong_and_what_is_allowed(write, tmp_path, changes, words):

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from esper.kasmina import Command, SeedSettings, bank_of, wrap
 from esper.kernel import PublicKeys, SigningKey, manifest_for, read_artifact, sign_built, sign_validated, write_artifact
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Layout
 from leyline.lifecycle import Stage
 from leyline.resources.enums import Blend, Objective
-from torch import nn
 
 STEPS = 200
 OBJECTIVES = [Objective.RECONSTRUCTION, Objective.SHADOW, Objective.TASK, Objective.NONE]

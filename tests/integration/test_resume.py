@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from esper.errors import CheckpointMismatch
 from esper.tolaria.line import Line, Stopped
 from esper.tolaria.state import tensors_digest

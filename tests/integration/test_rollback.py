@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from esper.errors import Diverged
 from esper.tolaria.state import tensors_digest
 from leyline.lifecycle import Stage

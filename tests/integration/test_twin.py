@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from esper.kasmina import Command
 from esper.tolaria.state import tensors_digest
 from esper.tolaria.trainer import Trainer

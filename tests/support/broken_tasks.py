@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-import small_tasks
 from torch import nn
 
+import small_tasks
 from esper.tasks import Task
 
 

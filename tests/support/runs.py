@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from esper.kasmina import wrap
 from esper.tamiyo import TamiyoController
 from esper.tasks import load_task

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from esper.tasks import Task, TensorData
 from torch import nn
+
+from esper.tasks import Task, TensorData
 
 
 def noisy(seed: int, width: int = 12, dropout: float = 0.3) -> Task:

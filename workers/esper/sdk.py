@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from leyline.resources import ManifestErrors, TrainingRun, load
 from torch import nn
 
 from esper import tasks
@@ -37,6 +36,7 @@ from esper.tasks import Task
 from esper.weatherlight.outdir import OutputDirectory
 from esper.weatherlight.run import LIBRARY, Session
 from esper.weatherlight.stopping import StopRequest
+from leyline.resources import ManifestErrors, TrainingRun, load
 
 
 def load_config(source: str | Path | dict[str, Any]) -> TrainingRun:

@@ -8,9 +8,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
+
 from esper.cli import app
 from esper.output import EventLog, Score, SplitResult, Summary
-from typer.testing import CliRunner, Result
 
 MANIFEST = """\
 apiVersion: esper.dev/v1alpha1

@@ -8,6 +8,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+
 from esper.persist import save_model
 from esper.tasks import Task, load_task
 

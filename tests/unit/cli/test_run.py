@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from esper.errors import BusError, Diverged, OutputDirectoryError
 from esper.output.ui import JsonLines, Plain
 

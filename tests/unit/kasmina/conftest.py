@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from esper.kasmina import Command, SeedBank
 from esper.kernel import (
     PublicKeys,
@@ -21,7 +23,6 @@ from esper.kernel import (
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
 from leyline.lifecycle import Stage
-from torch import nn
 
 BUILDER, VALIDATOR = SigningKey.generate(), SigningKey.generate()
 ALL = (Layout.VECTOR, Layout.SEQUENCE)

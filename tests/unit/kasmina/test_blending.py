@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from esper.kasmina.blending import alpha_at, blend
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.kasmina.blending import alpha_at, blend
 from leyline.resources.enums import AlphaSchedule, Blend
 
 

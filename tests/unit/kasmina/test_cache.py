@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+
 from esper.kasmina.cache import Entry, Evicted, KernelCache
 
 

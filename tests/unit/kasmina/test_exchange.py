@@ -6,12 +6,13 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load, save
+from torch import nn
+
 from esper.errors import CheckpointMismatch, SlotError, StateCorruption
 from esper.kasmina import Command, SeedSettings, bank_of, wrap
 from leyline.lifecycle import Stage
 from leyline.resources.enums import AlphaSchedule, Blend, Objective
-from safetensors.torch import load, save
-from torch import nn
 
 
 def bits(tensors) -> dict[str, bytes]:

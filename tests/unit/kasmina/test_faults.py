@@ -6,6 +6,8 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
 from esper.kasmina import Command, SeedSettings, wrap
 from esper.kasmina.guard import GuardedKernel, KernelFault
 from esper.kasmina.trying import trying
@@ -13,7 +15,6 @@ from esper.kernel import eager_kernel
 from leyline.interface import Interface, Layout
 from leyline.lifecycle import Stage
 from leyline.resources.enums import Blend, Objective
-from torch import nn
 
 
 class BackwardRaises(torch.autograd.Function):

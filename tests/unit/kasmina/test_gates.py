@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from esper.kasmina import gates
 from leyline.lifecycle import Gate
 from leyline.resources.enums import Objective

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from esper.kasmina import Command, CommandKind, SeedSettings, wrap
 from esper.kasmina.boundary import promote
 from esper.kasmina.ending import conclude

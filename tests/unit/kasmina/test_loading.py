@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+
 from esper.kasmina import Command, SeedSettings, wrap
 from esper.kasmina.cache import KernelCache
 from esper.kasmina.guard import KernelFault

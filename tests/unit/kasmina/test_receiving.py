@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from esper.kasmina import Command, wrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from esper.kasmina import Command, wrap
 from leyline.envelope import seal
 from leyline.keys import KeyRing, Signer
 from leyline.lifecycle import Stage

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from esper.kasmina import SeedSettings
 from esper.kasmina.isolation import Trace
 from leyline.resources.enums import Blend, Freeze, Objective

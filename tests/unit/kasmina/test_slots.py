@@ -10,13 +10,14 @@ import weakref
 
 import pytest
 import torch
-from esper.errors import SlotError
-from esper.kasmina import Command, SlotSpec, bank_of, host_flops, unwrap, wrap
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+
+from esper.errors import SlotError
+from esper.kasmina import Command, SlotSpec, bank_of, host_flops, unwrap, wrap
 from leyline.interface import Layout
 from leyline.resources import SlotSpec as ManifestSlot
-from torch import nn
 
 
 class Twice(nn.Module):

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from esper.errors import StateCorruption
-from esper.kasmina import StateTensor
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.errors import StateCorruption
+from esper.kasmina import StateTensor
 from leyline.lifecycle import Stage
 
 ROW = {

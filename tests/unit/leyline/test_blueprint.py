@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+
 from leyline import canonical
 from leyline.blueprint import MAX_BYTES, MAX_NODES, BlueprintIR, Node, node
 from leyline.errors import BlueprintError

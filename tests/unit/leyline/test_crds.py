@@ -16,13 +16,14 @@ import celpy.celtypes
 import pytest
 import yaml
 from jsonschema import Draft4Validator, ValidationError, validators
+from pydantic.alias_generators import to_camel
+
 from leyline.resources import load, load_blueprint, load_kernel_artifact
 from leyline.resources.crd import DEFINITIONS, FROZEN_FIELDS, definition, schema
 from leyline.resources.documents import parse
 from leyline.resources.kernel_artifact import KernelArtifact
 from leyline.resources.reference import manifest_reference
 from leyline.resources.training_run import MUTABLE_SPEC_FIELDS, TrainingRun, TrainingRunSpec
-from pydantic.alias_generators import to_camel
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = ROOT / "tests" / "corpus" / "manifests"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from leyline.envelope import MAX_ENVELOPE, Opened, open_, seal
 from leyline.errors import (
     EnvelopeError,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from leyline.errors import IdentityError
 from leyline.identity import MAX_HARDWARE, STRATEGIES, ArtifactId, kernel_number
 from leyline.interface import Interface, Layout

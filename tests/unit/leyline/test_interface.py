@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from leyline.errors import InterfaceError
 from leyline.interface import DTYPES, MAX_ELEMENTS, MAX_WIDTH, Interface, Layout
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
 from leyline.errors import LifecycleError
 from leyline.lifecycle import STAGES, TRANSITIONS, Actor, Gate, Stage, allowed, check
 

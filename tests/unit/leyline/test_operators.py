@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from leyline.blueprint import BlueprintIR, node
 from leyline.domains import Boolean, Choice, Either, Integer, Width, resolve
 from leyline.errors import BlueprintError
 from leyline.interface import MAX_WIDTH, Interface, Layout
 from leyline.operators import INITIALISERS, OPERATORS
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 VECTOR, SEQUENCE = Interface(Layout.VECTOR, 8), Interface(Layout.SEQUENCE, 8, (6,))
 IMAGE1D, IMAGE2D = Interface(Layout.IMAGE1D, 8, (6,)), Interface(Layout.IMAGE2D, 8, (4, 6))

@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from leyline import messages
 from leyline.envelope import open_, seal
 from leyline.errors import MalformedEnvelope

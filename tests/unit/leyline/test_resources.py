@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from leyline.interface import Interface, Layout
 from leyline.resources import (
     BudgetSpec,

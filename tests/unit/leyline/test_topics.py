@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from leyline import topics
 from leyline.topics import TOPICS, Ordering, SubscriptionType, TopicKind, role_of
 

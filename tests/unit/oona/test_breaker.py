@@ -3,10 +3,11 @@ from __future__ import annotations
 import threading
 
 import pytest
-from esper.oona import BreakerState, CircuitBreaker, CircuitOpen
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from esper.oona import BreakerState, CircuitBreaker, CircuitOpen
 
 
 class Clock:

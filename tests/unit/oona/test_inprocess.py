@@ -4,10 +4,11 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from esper.oona import MAX_DELIVERIES, BusFull, InProcessBus, Message, Subscription
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
+
+from esper.oona import MAX_DELIVERIES, BusFull, InProcessBus, Message, Subscription
 from leyline.topics import COMPILE, SubscriptionType, TopicKind
 from leyline.topics import TOPICS as TOPICS_OF_RUNS
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from esper.output import Control, EventLog, Score, SplitResult, Summary
 from esper.output.summary import CurvePoint, KernelSummary, SeedSummary
 

@@ -4,8 +4,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from esper.output.board import Board
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from esper.output.board import Board
 
 
 def read(directory: Path) -> EventAccumulator:

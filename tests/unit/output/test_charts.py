@@ -4,9 +4,10 @@ import itertools
 import math
 
 import pytest
-from esper.output.report.charts import Box, Line, Scale, line_chart, log_steps, number, steps, thin
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.output.report.charts import Box, Line, Scale, line_chart, log_steps, number, steps, thin
 
 finite = st.floats(min_value=-1e12, max_value=1e12, allow_nan=False)
 BOX = Box(10.0, 1000.0, 100.0, 100.0)

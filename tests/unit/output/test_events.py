@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from esper.errors import CheckpointMismatch, OutputDirectoryError, StorageFull
 from esper.output import EventLog, Kind, read_events
 from esper.output.plain import plain
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def warn(log: EventLog, epoch: int, text: str = "careful") -> None:

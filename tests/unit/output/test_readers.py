@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from esper.errors import OutputDirectoryError
 from esper.output import EventLog, Summary
 from esper.output.readers import read_run

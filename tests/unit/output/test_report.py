@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from esper.output import EventLog, Score, SplitResult, Summary
 from esper.output.readers import read_run
 from esper.output.report import render, write_report

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from esper.errors import OutputDirectoryError
 from esper.output import Score, SplitResult, Summary, read_summary
 from esper.output.summary import KernelSummary

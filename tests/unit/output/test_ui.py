@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from esper.output import Progress, Silent, choose
 from esper.output.live import Live, sparkline
 from esper.output.ui import JsonLines, Plain

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from esper.kasmina import Blend, Command, SeedBank, SeedSettings, wrap
 from esper.kernel import PublicKeys, SigningKey, manifest_for, read_artifact, sign_built, sign_validated, write_artifact
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
 from leyline.lifecycle import Stage
-from torch import Tensor, nn
 
 LAYOUTS = tuple(Layout)
 DESIGNS = {

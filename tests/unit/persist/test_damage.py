@@ -11,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from esper.errors import BadInput, ModelError, OutputDirectoryError, StorageFull
 from esper.kasmina import Blend, SeedBank
 from esper.persist import directory as directories
 from esper.persist import load_model, save_model
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from leyline import canonical
 from leyline.lifecycle import Stage
-from torch import Tensor, nn
 
 Grow = Callable[..., SeedBank]
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from esper.kasmina import Blend, SeedBank
 from esper.persist import Grown, load_model, read_lineage, save_model
 from leyline.lifecycle import Stage
-from torch import Tensor, nn
 
 Grow = Callable[..., SeedBank]
 KEPT, RAMP = Stage.FOSSILIZED, Stage.GRAFTING

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.tamiyo import BudgetView, Order, OrderKind, RunView, SeedView, SlotView, TamiyoController, Verdict
 from esper.tamiyo.cost import CostModel
 from esper.urza.library import KernelRecord, State

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.errors import LibraryError
 from esper.tamiyo import Decision, Order, OrderKind, SeedView, TamiyoController
 from leyline.lifecycle import Stage

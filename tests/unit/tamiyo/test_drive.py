@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.tamiyo import Order, OrderKind, SeedView, TamiyoController, Verdict
 from leyline.lifecycle import Stage
 

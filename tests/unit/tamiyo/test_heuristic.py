@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.tamiyo import Order, TamiyoController
 
 HOST_STEP = 3.0 * 20_000 * 100

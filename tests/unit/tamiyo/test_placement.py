@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.tamiyo import Candidate, Order, ProbeResult, TamiyoController
 from esper.tamiyo.placement import MAX_PROBED, shortlist
 

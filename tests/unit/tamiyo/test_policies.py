@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.errors import CheckpointMismatch
 from esper.tamiyo import TamiyoController
 from esper.tamiyo.policy import Draws

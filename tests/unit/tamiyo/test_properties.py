@@ -9,9 +9,10 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-from esper.tamiyo import Candidate, OrderKind, ProbeResult, RunView, TamiyoController
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from esper.tamiyo import Candidate, OrderKind, ProbeResult, RunView, TamiyoController
 from leyline.lifecycle import Stage
 
 SLOTS = [f"blocks.{i}" for i in range(4)]

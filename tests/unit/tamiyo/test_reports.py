@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from esper.errors import LibraryError
-from esper.tamiyo import FieldReport, FieldReportLog, deliver, report_message
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.errors import LibraryError
+from esper.tamiyo import FieldReport, FieldReportLog, deliver, report_message
 from leyline.v1 import telemetry_pb2
 
 HOUR = 3600.0

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from esper.tamiyo.evidence import SIZE_EXPONENT, Evidence
 from esper.tamiyo.scoring import Lessons, rank
 

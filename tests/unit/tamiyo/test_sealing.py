@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+
 from esper.tamiyo import Sealer, TamiyoController
 from leyline.envelope import open_
 from leyline.errors import StaleEnvelope

@@ -6,9 +6,10 @@ import math
 import random
 
 import pytest
-from esper.tamiyo.trend import MAX_POINTS, fit
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.tamiyo.trend import MAX_POINTS, fit
 
 
 def power(n: int, exponent: float) -> list[float]:

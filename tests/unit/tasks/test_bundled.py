@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from esper.tasks import Task, TensorData, TokenData, load_task
 from torch import nn
+
+from esper.tasks import Task, TensorData, TokenData, load_task
 
 SMALL = {"train_examples": 60, "controller_examples": 20, "report_examples": 20}
 TASKS: dict[str, dict[str, object]] = {"mnist1d": SMALL, "digits": {}, "chars": {"width": 16, "depth": 1}, "vector": {}}

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
 from esper.errors import TaskError
 from esper.tasks import Data, TensorData, TokenData
 from esper.tasks.data import consecutive
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_tensor_data_returns_the_rows_asked_for_in_order() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from torch import Tensor, nn
+
 from esper.errors import TaskError
 from esper.tasks import Factory, Task, TensorData, check_task, load_task
-from torch import Tensor, nn
 
 VECTOR = "esper.tasks.vector:task"
 

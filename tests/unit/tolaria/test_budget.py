@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from esper.errors import BudgetTooSmall
-from esper.tolaria.budget import CATEGORIES, Ledger, Limits
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.errors import BudgetTooSmall
+from esper.tolaria.budget import CATEGORIES, Ledger, Limits
 
 charges = st.lists(
     st.tuples(st.sampled_from(CATEGORIES), st.integers(0, 10**12), st.sampled_from([None, "a/0", "b/0"])), max_size=40

@@ -8,11 +8,12 @@ import textwrap
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from esper.errors import CheckpointMismatch, StorageFull
 from esper.tolaria.checkpoint import CheckpointStore
 from esper.tolaria.journal import Journal
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 
 def tensors(value: float = 1.0) -> dict[str, torch.Tensor]:

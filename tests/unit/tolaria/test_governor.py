@@ -4,6 +4,7 @@ import random
 
 import pytest
 import torch
+
 from esper.errors import NumericalFault, StepTimeout
 from esper.tolaria.governor import Governor
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from esper.tolaria.judge import compare
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.tolaria.judge import compare
 
 
 def losses(seed: int, examples: int = 500, shift: float = 0.0) -> torch.Tensor:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from esper.tolaria.schedule import KINDS, Progress, Schedule
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.tolaria.schedule import KINDS, Progress, Schedule
 
 
 @given(

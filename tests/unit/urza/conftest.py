@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from esper.urza import SqlLibrary
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from esper.urza.blobs import STALE_SECONDS, DirectoryBlobs
 from esper.urza.errors import BlobCorrupt, LibraryFull, LibraryUnavailable
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+
 from esper.errors import LibraryError
 from esper.urza import SchemaTooNew, SqlLibrary
 from esper.urza.database import Database

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from esper.urza import SqlLibrary, StateConflict
-from esper.urza.library import SOURCES, STEPS, State
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from esper.urza import SqlLibrary, StateConflict
+from esper.urza.library import SOURCES, STEPS, State
 
 P, B, Q, V, R, N, X = (
     State.PENDING_BUILD,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from esper.errors import LibraryError, RunFailed, StorageFull
 from esper.urza import (
     BlobCorrupt,
@@ -216,8 +217,9 @@ def test_a_blob_swept_between_put_and_row_is_put_again(
 
 
 def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..., Any]) -> None:
-    from esper.urza import KernelQuery, offers
     from sqlalchemy.dialects import sqlite
+
+    from esper.urza import KernelQuery, offers
 
     query = KernelQuery(sample().interface, "x86_64-avx2", tags=("high_speed",), max_risk=0.5, toolchain="01234567")
     compiled = offers.statement(offers._conditions(query)).compile(

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from esper.weatherlight.backoff import Backoff
 from hypothesis import given
 from hypothesis import strategies as st
+
+from esper.weatherlight.backoff import Backoff
 
 
 def test_doubles_up_to_the_longest_and_then_gives_up() -> None:

@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from esper.errors import BadInput
 from esper.urza import LibraryUnavailable
 from esper.weatherlight.keys import library_keys

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from esper.oona import InProcessBus, Message, Subscription
 from esper.weatherlight.post import (
     Post,
@@ -9,8 +12,6 @@ from esper.weatherlight.post import (
     strategy_from_wire,
     strategy_to_wire,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from leyline.errors import EnvelopeError, InterfaceError, LeylineError, ReplayedEnvelope, StaleEnvelope
 from leyline.interface import Interface, Layout
 from leyline.topics import COMPILE

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from esper.weatherlight.backoff import Backoff
 from esper.weatherlight.supervisor import Health, OrganFailed, Status, Supervisor
 

@@ -45,9 +45,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 def explain(error: Exception) -> tuple[int, str]:
     """Exit code and message of an exception."""
-    from leyline.errors import LeylineError
-
     from esper.errors import EsperError
+    from leyline.errors import LeylineError
 
     if isinstance(error, EsperError):
         return error.exit_code, str(error)

@@ -11,11 +11,11 @@ from esper.cli.tables import cell, console, table
 from esper.errors import BadInput
 
 if TYPE_CHECKING:
-    from leyline.resources import TrainingRun
     from rich.table import Table
 
     from esper.kasmina import Slot
     from esper.tasks import Task
+    from leyline.resources import TrainingRun
 
 
 def validate_manifest(file: Path, overrides: Sequence[str], fields_only: bool) -> None:

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from esper.errors import BadInput
+from esper.karn import images, positionless, sequences
 from leyline.blueprint import BlueprintIR
 from leyline.errors import BlueprintError
 from leyline.interface import Interface, Layout
-
-from esper.errors import BadInput
-from esper.karn import images, positionless, sequences
 
 __all__ = ["CATALOGUE", "CatalogueEntry", "entry", "fitting"]
 

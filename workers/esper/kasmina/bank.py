@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from leyline.lifecycle import Stage
-from leyline.resources.enums import Freeze
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -36,6 +34,8 @@ from esper.kasmina.settings import SeedSettings
 from esper.kasmina.slots import Slot, SlotLike, find, measure
 from esper.kasmina.state_tensor import StateTensor
 from esper.kasmina.statistics import Accumulator, SlotStatistics
+from leyline.lifecycle import Stage
+from leyline.resources.enums import Freeze
 
 if TYPE_CHECKING:
     from leyline.keys import KeyRing

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 
-from leyline.resources.enums import AlphaSchedule, Blend
 from torch import Tensor
+
+from leyline.resources.enums import AlphaSchedule, Blend
 
 __all__ = ["AlphaSchedule", "Blend", "alpha_at", "blend"]
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from leyline.lifecycle import Actor, Gate, Stage
 from torch import Tensor
 
 from esper.errors import ArtifactError
@@ -19,6 +18,7 @@ from esper.kasmina.guard import KernelFault
 from esper.kasmina.loading import KernelReport
 from esper.kasmina.seed import Seed
 from esper.kasmina.transitions import attach, move, update_ready, write_row
+from leyline.lifecycle import Actor, Gate, Stage
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from esper.kasmina.seed import SeedEvent
 from leyline.lifecycle import Actor, Stage
 from leyline.resources.enums import AlphaSchedule, Blend, Objective
-
-from esper.kasmina.seed import SeedEvent
 
 
 class CommandKind(StrEnum):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leyline.errors import LifecycleError
-from leyline.lifecycle import Actor, Stage, check
-
 from esper.kasmina.gates import GateResult
 from esper.kasmina.seed import AFFECTS_HOST
 from esper.kasmina.transitions import move, next_stage
+from leyline.errors import LifecycleError
+from leyline.lifecycle import Actor, Stage, check
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

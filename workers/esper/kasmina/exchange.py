@@ -8,9 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from leyline.interface import Interface
-from leyline.lifecycle import Stage
-from leyline.resources.enums import Blend
 from torch import Tensor, nn
 
 from esper.errors import CheckpointMismatch, SlotError
@@ -20,6 +17,9 @@ from esper.kasmina.seed import AFFECTS_HOST, Seed
 from esper.kasmina.slots import Slot
 from esper.kasmina.state_tensor import StateTensor
 from esper.kasmina.statistics import SlotStatistics
+from leyline.interface import Interface
+from leyline.lifecycle import Stage
+from leyline.resources.enums import Blend
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from leyline.lifecycle import Gate
-from leyline.resources.enums import Objective
 from torch import Tensor
 
 from esper.kasmina.snapshot import same_bits
+from leyline.lifecycle import Gate
+from leyline.resources.enums import Objective
 
 _VANISHED = 1e-12
 _EXPLODED = 1e4

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from leyline.resources.enums import Blend
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from esper.errors import RunFailed
+from leyline.resources.enums import Blend
 
 
 class KernelFault(RunFailed):

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-from leyline.lifecycle import Stage
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -20,6 +19,7 @@ from esper.kasmina.guard import GuardedKernel, KernelFault
 from esper.kasmina.seed import Seed
 from esper.kasmina.slots import Slot
 from esper.kasmina.statistics import Accumulator, mean_square
+from leyline.lifecycle import Stage
 
 _MEASURE_EVERY = 16
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from leyline.resources.enums import Blend, Objective
 from torch import Tensor, nn
+
+from leyline.resources.enums import Blend, Objective
 
 _TINY = 1e-12
 _PENALTY = 10.0

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from leyline.interface import Interface
 from torch import Tensor
 
 from esper.kasmina.cache import Entry, KernelCache
 from esper.kasmina.guard import KernelFault
+from leyline.interface import Interface
 
 if TYPE_CHECKING:
     from esper.kernel import Kernel

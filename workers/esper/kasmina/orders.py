@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leyline.errors import IdentityError, LifecycleError
-from leyline.identity import kernel_number
-from leyline.lifecycle import Actor, Gate, Stage, check
-from leyline.resources.enums import AlphaSchedule, Blend, Objective
-
 from esper.kasmina import gates
 from esper.kasmina.commands import Applied, Command, CommandKind
 from esper.kasmina.gates import GateResult
 from esper.kasmina.isolation import Trace
 from esper.kasmina.seed import ACTIVE, Seed, SeedEvent
 from esper.kasmina.transitions import NEXT, move, next_stage
+from leyline.errors import IdentityError, LifecycleError
+from leyline.identity import kernel_number
+from leyline.lifecycle import Actor, Gate, Stage, check
+from leyline.resources.enums import AlphaSchedule, Blend, Objective
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

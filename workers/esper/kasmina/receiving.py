@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
+
+from esper.kasmina.commands import Applied, Command, CommandKind
+from esper.kasmina.orders import order
 from leyline.envelope import FRESHNESS, open_
 from leyline.errors import LeylineError
 from leyline.keys import KeyRing
@@ -15,9 +18,6 @@ from leyline.messages import AdaptationCommand
 from leyline.replay import ReplayGuard
 from leyline.resources.enums import AlphaSchedule, Blend, Objective
 from leyline.topics import COMMANDS, role_of
-
-from esper.kasmina.commands import Applied, Command, CommandKind
-from esper.kasmina.orders import order
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from leyline.lifecycle import Actor, Gate, Stage
-from leyline.resources.enums import AlphaSchedule, Blend, Objective
 
 from esper.kasmina.gates import GateResult, Judged
 from esper.kasmina.seed import Scale, Seed, SeedEvent
+from leyline.lifecycle import Actor, Gate, Stage
+from leyline.resources.enums import AlphaSchedule, Blend, Objective
 
 
 @dataclass(frozen=True)

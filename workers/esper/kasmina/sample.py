@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from leyline.interface import Layout
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from esper.errors import SlotError
 from esper.kasmina.snapshot import untouched
+from leyline.interface import Layout
 
 #: A batch for the model: one tensor, positional arguments, or keyword arguments.
 Sample: TypeAlias = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]

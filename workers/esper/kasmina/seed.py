@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from leyline.lifecycle import Actor, Stage
-from leyline.resources.enums import AlphaSchedule, Blend, Objective
 from torch import Tensor
 
 from esper.kasmina.gates import GateResult, Judged
+from leyline.lifecycle import Actor, Stage
+from leyline.resources.enums import AlphaSchedule, Blend, Objective
 
 if TYPE_CHECKING:
     from esper.kasmina.guard import GuardedKernel

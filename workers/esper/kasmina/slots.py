@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from leyline.interface import Interface, Layout
 from torch import nn
 
 from esper.errors import SlotError
 from esper.kasmina.sample import Observation, Sample, observe
+from leyline.interface import Interface, Layout
 
 
 class SlotLike(Protocol):

@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Mapping
 
 import torch
-from leyline.lifecycle import Stage
 from torch import Tensor
 
 from esper.errors import StateCorruption
+from leyline.lifecycle import Stage
 
 _FIELDS: Mapping[str, torch.dtype] = {
     "lifecycle": torch.uint8,

@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from leyline.lifecycle import Actor, Stage, allowed
-from leyline.resources.enums import Objective
 from torch import Tensor
 
 from esper.kasmina import transitions
@@ -19,6 +17,8 @@ from esper.kasmina.isolation import IsolatedLearner
 from esper.kasmina.loading import KernelReport
 from esper.kasmina.seed import Scale, Seed
 from esper.kasmina.snapshot import untouched, untouched_rng
+from leyline.lifecycle import Actor, Stage, allowed
+from leyline.resources.enums import Objective
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

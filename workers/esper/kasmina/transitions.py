@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from leyline.identity import kernel_number
-from leyline.lifecycle import Actor, Stage, check
-from leyline.resources.enums import Freeze, Objective
 
 from esper.kasmina.gates import GateResult
 from esper.kasmina.guard import GuardedKernel
 from esper.kasmina.isolation import IsolatedLearner
 from esper.kasmina.seed import Scale, Seed, SeedEvent
+from leyline.identity import kernel_number
+from leyline.lifecycle import Actor, Stage, check
+from leyline.resources.enums import Freeze, Objective
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

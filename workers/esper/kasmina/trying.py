@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from leyline.resources.enums import Blend
-
 from esper.kasmina.guard import GuardedKernel
 from esper.kasmina.loading import KernelReport
+from leyline.resources.enums import Blend
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank

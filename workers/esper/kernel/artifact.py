@@ -22,16 +22,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from leyline import canonical
-from leyline.blueprint import BlueprintIR
-from leyline.identity import ArtifactId
-from leyline.interface import Interface
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esper.kernel import hardware
 from esper.kernel.errors import ArtifactError, TamperedArtifact
 from esper.kernel.files import write_file
 from esper.kernel.signing import Signature
+from leyline import canonical
+from leyline.blueprint import BlueprintIR
+from leyline.identity import ArtifactId
+from leyline.interface import Interface
 
 __all__ = [
     "Artifact",

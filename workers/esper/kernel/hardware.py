@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import torch
+
 from leyline import canonical
 
 __all__ = ["FORMAT", "built_with", "compiler", "hardware_target", "toolchain", "toolchain_hash"]

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from leyline.blueprint import BlueprintIR
 from leyline.interface import Interface, Layout
 from leyline.operators import EPSILON
-from torch import Tensor
 
 __all__ = ["Lowering"]
 

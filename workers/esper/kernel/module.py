@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
-from leyline.blueprint import BlueprintIR
-from leyline.identity import kernel_number
-from leyline.interface import Interface
 from torch import Tensor, nn
 
 from esper.kernel.artifact import KernelManifest, manifest_for
 from esper.kernel.errors import KernelInputError
 from esper.kernel.initialisers import initialise
 from esper.kernel.lowering import Lowering
+from leyline.blueprint import BlueprintIR
+from leyline.identity import kernel_number
+from leyline.interface import Interface
 
 __all__ = ["CompiledPath", "Kernel", "eager_kernel"]
 

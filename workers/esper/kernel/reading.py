@@ -9,13 +9,13 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from leyline import canonical
-from leyline.errors import LeylineError
 from pydantic import ValidationError
 
 from esper.kernel.artifact import BLOBS, MANIFEST, REPORT, SIGNATURES, Artifact, KernelManifest
 from esper.kernel.errors import MalformedManifest, TamperedArtifact, TruncatedArtifact, UnsafeArtifact, UnsignedArtifact
 from esper.kernel.signing import BUILT, VALIDATED, Signature
+from leyline import canonical
+from leyline.errors import LeylineError
 
 __all__ = ["MAX_MANIFEST", "parse_manifest", "read_artifact"]
 

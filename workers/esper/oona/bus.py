@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, runtime_checkable
 
-from leyline.topics import SubscriptionType, TopicKind
-
 from esper.errors import BusError
+from leyline.topics import SubscriptionType, TopicKind
 
 MAX_DELIVERIES = 4
 """Deliveries of one message to one subscription before it becomes a dead letter."""

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
-
 from esper.errors import BusError
 from esper.oona.bus import (
     _NO_PROPERTIES,
@@ -33,6 +31,7 @@ from esper.oona.bus import (
     UnknownTopic,
 )
 from esper.oona.queues import Entry, SubscriptionQueue
+from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
 
 DEFAULT_CAPACITY: Mapping[TopicKind, int] = MappingProxyType(
     {

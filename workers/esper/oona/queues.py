@@ -9,9 +9,8 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from leyline.topics import SubscriptionType, Topic
-
 from esper.oona.bus import MAX_DELIVERIES, Backlog, DeadLetter
+from leyline.topics import SubscriptionType, Topic
 
 
 @dataclass(slots=True)

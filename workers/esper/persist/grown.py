@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from leyline.resources.enums import Blend
 from torch import Tensor, nn
 
 from esper.errors import ModelError
 from esper.kasmina.blending import blend
+from leyline.resources.enums import Blend
 
 
 class Branch(nn.Module):

@@ -11,11 +11,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from leyline import canonical
-from leyline.blueprint import BlueprintIR
-from leyline.errors import LeylineError
-from leyline.interface import Interface
-from leyline.resources.enums import Blend
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -24,6 +19,11 @@ from esper.errors import ModelError
 from esper.kernel import Kernel, eager_kernel
 from esper.persist.format import HOST_FILE, KERNELS_FILE, LINEAGE_FILE, SCHEMA, KernelEntry, Lineage, SlotEntry
 from esper.persist.grown import Branch, Grown, replace_everywhere
+from leyline import canonical
+from leyline.blueprint import BlueprintIR
+from leyline.errors import LeylineError
+from leyline.interface import Interface
+from leyline.resources.enums import Blend
 
 
 def load_model(directory: Path | str, host: nn.Module | None = None) -> nn.Module:

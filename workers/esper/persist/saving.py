@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
-from leyline import canonical
 from torch import Tensor, nn
 
 from esper.errors import ModelError, SlotError
@@ -20,6 +19,7 @@ from esper.output.files import disk_errors
 from esper.output.plain import plain
 from esper.persist.directory import replacing
 from esper.persist.format import HOST_FILE, KERNELS_FILE, LINEAGE_FILE, SCHEMA, Lineage
+from leyline import canonical
 
 if TYPE_CHECKING:
     from esper.kasmina import DeployedKernel, SeedBank

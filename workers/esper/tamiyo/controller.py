@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leyline.lifecycle import Actor, Stage, check
-
 from esper.errors import CheckpointMismatch, EsperError
 from esper.tamiyo import drive as driving
 from esper.tamiyo.cost import CostModel
@@ -24,6 +22,7 @@ from esper.tamiyo.reports import FieldReport
 from esper.tamiyo.scoring import Lessons, Scored
 from esper.tamiyo.trend import MIN_POINTS, Trend, fit
 from esper.tamiyo.views import Decision, Order, OrderKind, RunView
+from leyline.lifecycle import Actor, Stage, check
 
 if TYPE_CHECKING:
     from leyline.resources import TrainingRunSpec

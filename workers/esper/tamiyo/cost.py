@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leyline.resources import TrainingRunSpec
-
     from esper.tamiyo.views import RunView, SlotView
     from esper.urza.library import KernelRecord
+    from leyline.resources import TrainingRunSpec
 
 STEP_PER_FORWARD = 3.0
 #: Epochs from the order to germinate until the kernel is in: it is loaded while the next epoch trains.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from leyline.lifecycle import Actor, Stage, check
-
 from esper.tamiyo.views import IN_FLIGHT, Numbers, Order, OrderKind, RunView, SeedView
+from leyline.lifecycle import Actor, Stage, check
 
 if TYPE_CHECKING:
     from leyline.resources import TrainingRunSpec

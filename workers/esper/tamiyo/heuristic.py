@@ -10,11 +10,10 @@ from esper.tamiyo.placement import Place, Placement, place
 from esper.tamiyo.policy import Choice, Draws, Options, Proposal, not_yet
 
 if TYPE_CHECKING:
-    from leyline.resources import TrainingRunSpec
-
     from esper.tamiyo.scoring import Scored
     from esper.tamiyo.trend import Trend
     from esper.tamiyo.views import Order, RunView
+    from leyline.resources import TrainingRunSpec
 
 #: Payoffs that differ by less than this share of the best one's kernel gain are equal; the earliest slot is taken.
 TIE = 1.0 / 3.0

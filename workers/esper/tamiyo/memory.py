@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from leyline.lifecycle import Stage
-
 from esper.tamiyo.reports import FieldReport
 from esper.tamiyo.views import IN_FLIGHT, OVER, Order, OrderKind, RunView, SeedView
+from leyline.lifecycle import Stage
 
 #: Stages in which a kernel has not yet shown that it can be loaded.
 UNPROVEN = frozenset({Stage.GERMINATED, Stage.LOADING})

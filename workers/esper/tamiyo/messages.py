@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leyline.v1 import control_pb2, telemetry_pb2
-
 from esper.tamiyo.views import Order, OrderKind
+from leyline.v1 import control_pb2, telemetry_pb2
 
 if TYPE_CHECKING:
     from esper.tamiyo.reports import FieldReport

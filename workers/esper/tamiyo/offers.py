@@ -9,10 +9,9 @@ from esper.errors import EsperError
 from esper.tamiyo.views import RunView, SlotView
 
 if TYPE_CHECKING:
+    from esper.urza.library import KernelQuery, KernelRecord
     from leyline.interface import Interface
     from leyline.resources import TrainingRunSpec
-
-    from esper.urza.library import KernelQuery, KernelRecord
 
 
 class Kernels(Protocol):

@@ -7,16 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from leyline.lifecycle import Stage
-
 from esper.tamiyo.cost import CostModel
 from esper.tamiyo.scoring import Lessons, Scored, rank
 from esper.tamiyo.views import IN_FLIGHT, RunView, SlotView
+from leyline.lifecycle import Stage
 
 if TYPE_CHECKING:
-    from leyline.resources import TrainingRunSpec
-
     from esper.urza.library import KernelRecord
+    from leyline.resources import TrainingRunSpec
 
 Offer = Callable[[SlotView], Sequence["KernelRecord"]]
 

@@ -16,12 +16,11 @@ from esper.tamiyo.evidence import Evidence
 from esper.tamiyo.views import Numbers, RunView
 
 if TYPE_CHECKING:
-    from leyline.resources import TrainingRunSpec
-
     from esper.tamiyo.cost import CostModel
     from esper.tamiyo.scoring import Scored
     from esper.tamiyo.trend import Trend
     from esper.tamiyo.views import Order
+    from leyline.resources import TrainingRunSpec
 
 
 @dataclass(frozen=True, slots=True)

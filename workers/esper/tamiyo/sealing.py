@@ -6,16 +6,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from esper.tamiyo.messages import command_message
 from leyline.envelope import FRESHNESS, seal
 from leyline.messages import encode, type_of
 from leyline.topics import COMMANDS
 
-from esper.tamiyo.messages import command_message
-
 if TYPE_CHECKING:
-    from leyline.keys import Signer
-
     from esper.tamiyo.views import Order
+    from leyline.keys import Signer
 
 PRODUCER = "tamiyo"
 

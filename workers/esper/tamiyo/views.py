@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 from leyline.lifecycle import Stage
 
 if TYPE_CHECKING:
-    from leyline.interface import Interface
-
     from esper.urza.library import KernelRecord
+    from leyline.interface import Interface
 
 Numbers = Mapping[str, float]
 

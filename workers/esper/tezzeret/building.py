@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from leyline.blueprint import BlueprintIR
-from leyline.interface import Interface
-
 from esper.kernel.artifact import Artifact, artifact_id, manifest_for, write_artifact
 from esper.kernel.backends import STRATEGIES, backend_for
 from esper.kernel.children import Children, Job
@@ -19,6 +16,8 @@ from esper.kernel.errors import ArtifactError
 from esper.kernel.reading import read_artifact
 from esper.kernel.signing import SigningKey, sign_built
 from esper.tezzeret.workdir import build_directory
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 __all__ = ["TIMEOUTS", "BuildRequest", "BuildVerdict", "Builder", "build_artifact", "build_unsigned", "child"]
 

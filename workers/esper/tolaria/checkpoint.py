@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esper.errors import CheckpointMismatch, OutputDirectoryError, RunFailed, StorageFull
 from safetensors.torch import load, save
 from torch import Tensor
+
+from esper.errors import CheckpointMismatch, OutputDirectoryError, RunFailed, StorageFull
 
 FORMAT = 1
 _TENSORS, _STATE, _INDEX = "tensors.safetensors", "state.json", "index.json"

@@ -19,8 +19,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from esper.errors import NumericalFault, StepTimeout
 from torch import Tensor
+
+from esper.errors import NumericalFault, StepTimeout
 
 WINDOW = 200
 """Steps that the robust scale is taken over."""

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from esper.tolaria.line import Line
-from esper.tolaria.randomness import epoch_order, mix
 from scipy import stats
 from torch import Tensor
+
+from esper.tolaria.line import Line
+from esper.tolaria.randomness import epoch_order, mix
 
 
 @dataclass(frozen=True)

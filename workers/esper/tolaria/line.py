@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
+
 from esper.errors import CheckpointMismatch, NumericalFault
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.optimizer import GrowingOptimizer
 from esper.tolaria.randomness import epoch_order, mix, seed_process, seed_step
 from esper.tolaria.schedule import Progress, Schedule
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource, SeedBank

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from leyline.resources import OptimizerSpec
 from torch import Tensor, nn
+
+from leyline.resources import OptimizerSpec
 
 HOST = "host"
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
+
 from esper.kasmina.trying import trying
 from esper.kernel import Kernel, load_kernel
 from esper.tamiyo import Candidate, ProbeResult
 from esper.tolaria.budget import TRAINING_PASSES, Ledger
 from esper.tolaria.line import Line
 from esper.tolaria.randomness import epoch_order, mix, seed_step
-from torch import Tensor
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource

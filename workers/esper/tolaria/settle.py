@@ -17,10 +17,11 @@ from esper.tolaria.recorder import verdict_in_words
 from leyline.lifecycle import Stage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from esper.kasmina import Applied, SeedEvent
     from esper.tamiyo import Order
     from esper.tolaria.trainer import Trainer
-    from torch import Tensor
 
 ROUNDS = 8
 """How often orders are asked for at one epoch's end: one order's consequence (a verdict) may call for the next."""

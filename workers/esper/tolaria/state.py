@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
 from esper.errors import CheckpointMismatch
 from esper.tolaria.checkpoint import Checkpoint
 from leyline.canonical import digest
-from torch import Tensor
 
 if TYPE_CHECKING:
     from esper.tolaria.line import Line

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from esper.output import Control, Score, SplitResult, Summary
 from esper.output.summary import CurvePoint, KernelSummary, SeedSummary
 from leyline.lifecycle import Stage

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from esper.errors import CheckpointMismatch, Diverged, NumericalFault, StateCorruption, StepTimeout
 from esper.kasmina import SeedSettings
 from esper.tamiyo.sealing import PRODUCER, Sealer

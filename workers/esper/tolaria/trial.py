@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from esper.tolaria.judge import Verdict, compare, cool_down
 from esper.tolaria.line import Line
 from esper.tolaria.twin import LocalTwin, ProcessTwin, Twin
-from torch import Tensor
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource

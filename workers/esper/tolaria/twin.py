@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from esper.errors import TwinError
 from esper.tolaria.judge import cool_down
 from esper.tolaria.line import EpochStats, Line
 from esper.tolaria.schedule import Progress
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+
 from esper.errors import EsperError
 from esper.kasmina import wrap
 from esper.kernel.signing import PublicKeys
@@ -23,7 +25,6 @@ from esper.tolaria.judge import cool_down
 from esper.tolaria.line import Line
 from esper.tolaria.schedule import Progress
 from leyline.resources import TrainingRun
-from safetensors.torch import load_file, save_file
 
 
 class _Artifacts:

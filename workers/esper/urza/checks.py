@@ -8,11 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from esper.urza.errors import InvalidEntry
 from leyline import canonical
 from leyline.errors import FieldError, IdentityError, describe
 from leyline.identity import ArtifactId
-
-from esper.urza.errors import InvalidEntry
 
 MAX_REPORT = 1 << 20
 MAX_TAGS = 32

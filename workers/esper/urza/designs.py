@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
 
-from leyline.blueprint import BlueprintIR
-from leyline.errors import LeylineError
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
@@ -15,6 +13,8 @@ from esper.urza.blobs import check_digest
 from esper.urza.errors import InvalidEntry, LibraryError, UnknownBlueprint
 from esper.urza.library import BlueprintRecord, Lineage
 from esper.urza.models import BlueprintNameRow, BlueprintRow, ParentRow
+from leyline.blueprint import BlueprintIR
+from leyline.errors import LeylineError
 
 
 def register(

@@ -7,8 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from leyline.errors import describe
-from leyline.identity import MAX_HARDWARE, STRATEGIES
 from sqlalchemy import ColumnElement, Connection, Row, Select, select
 from sqlalchemy.orm import aliased
 
@@ -16,6 +14,8 @@ from esper.urza import checks, designs
 from esper.urza.errors import InvalidEntry, UnknownArtifact
 from esper.urza.library import KernelQuery, KernelRecord, State
 from esper.urza.models import ArtifactRow, ReportRow, TagRow
+from leyline.errors import describe
+from leyline.identity import MAX_HARDWARE, STRATEGIES
 
 
 def one(connection: Connection, artifact_id: str) -> KernelRecord:

@@ -48,6 +48,8 @@ def read_directory(directory: Path, artifact_id: str) -> list[Loaded]:
     """
     try:
         loaded = [_load(directory, name) for name in sorted(_names(directory, "", 0))]
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InvalidEntry(f"{directory}: there is no artifact") from error
     except OSError as error:
         raise LibraryUnavailable(f"{directory}: can't be read: {error.strerror or error}") from error
     manifest = next((each.data for each in loaded if each.file.name == MANIFEST), None)

@@ -9,11 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from leyline import canonical
-from leyline.blueprint import BlueprintIR
-from leyline.errors import FieldError
-from leyline.identity import ArtifactId
-from leyline.interface import Interface
 from sqlalchemy import Connection, select
 
 from esper.urza import checks, designs, offers, schema, shelf, states
@@ -33,6 +28,11 @@ from esper.urza.library import (
     Swept,
 )
 from esper.urza.models import ChangeRow, FieldReportRow, FileRow, ReportRow
+from leyline import canonical
+from leyline.blueprint import BlueprintIR
+from leyline.errors import FieldError
+from leyline.identity import ArtifactId
+from leyline.interface import Interface
 
 DATABASE = "urza.sqlite"
 BLOBS = "blobs"

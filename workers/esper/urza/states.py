@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from leyline import canonical
-from leyline.blueprint import BlueprintIR
-from leyline.errors import LeylineError
-from leyline.identity import ArtifactId, kernel_number
-from leyline.interface import Interface
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
@@ -17,6 +12,11 @@ from esper.urza.checks import CheckedReport
 from esper.urza.errors import InvalidEntry, StateConflict, UnknownArtifact
 from esper.urza.library import SOURCES, ArtifactFile, State
 from esper.urza.models import ArtifactRow, BlueprintRow, ChangeRow, FileRow, ReportRow, TagRow
+from leyline import canonical
+from leyline.blueprint import BlueprintIR
+from leyline.errors import LeylineError
+from leyline.identity import ArtifactId, kernel_number
+from leyline.interface import Interface
 
 #: How far a state is along the way; a step to one that is not further has nothing left to do.
 _RANK = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 import yaml
+
 from esper.errors import OutputDirectoryError
 from esper.tolaria.checkpoint import storage_error
 from leyline.resources import TrainingRun

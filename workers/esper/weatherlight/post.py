@@ -9,8 +9,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
-from esper.oona import Bus, Message
 from google.protobuf.message import Message as Payload
+
+from esper.oona import Bus, Message
 from leyline.envelope import Opened, open_, seal
 from leyline.interface import Interface, Layout
 from leyline.keys import KeyRing, Signer

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from esper.errors import RunFailed
 from esper.karn.catalogue import CATALOGUE
 from esper.kasmina import SeedBank, wrap
@@ -91,6 +92,7 @@ class Session:
     given: tuple[Task, SeedBank] | None = None
     """Task and wrapped model of a caller who built them; otherwise the manifest's task is loaded."""
     controller: TamiyoController | None = None
+    shelf: RunShelf | None = None
 
     def prepare(self, resume: bool, stop: StopRequest) -> Trainer:
         """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels."""
@@ -105,7 +107,7 @@ class Session:
         service = KernelService(library, self.library_root, spec.kernels)
         self.stack.callback(service.close)
         interfaces = {name: slot.interface for name, slot in bank.slots.items()}
-        shelf = RunShelf(
+        self.shelf = shelf = RunShelf(
             library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash(), self.out
         )
         reports = deliver(FieldReportLog(self.library_root / "field-reports.jsonl"), library)
@@ -203,7 +205,7 @@ class Session:
         """Write model, summary and report."""
         trainer.recorder.finished(phase, reason, seconds)
         trainer.recorder.close()
-        records = self._records(trainer)
+        records = self._records()
         summary = summarise(
             trainer, phase=phase, reason=reason, wall_seconds=seconds, records=records,
             unavailable=self.unavailable, control=compared,
@@ -224,8 +226,8 @@ class Session:
         spec = self.manifest.spec
         return {"ref": spec.task.ref, "params": dict(spec.task.params), "seed": spec.seed}
 
-    def _records(self, trainer: Trainer) -> list[Any]:
-        known = {record.artifact_id: record for record in trainer.shelf.records()}
+    def _records(self) -> list[Any]:
+        known = {record.artifact_id: record for record in self.shelf.records()} if self.shelf is not None else {}
         if self.library is not None:
             for verdict in self.verdicts:
                 if verdict["kernel"] not in known:  # rejected or noisy: not on offer, but people want to know why

@@ -6,12 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from leyline.blueprint import BlueprintIR
-from leyline.interface import Interface
-
 from esper.kernel.artifact import Artifact, PairCall
 from esper.kernel.errors import BackendUnavailable
 from esper.kernel.module import Kernel
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 __all__ = ["STRATEGIES", "Built", "KernelBackend", "backend", "backend_for"]
 

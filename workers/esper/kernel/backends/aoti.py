@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leyline.blueprint import BlueprintIR
-from leyline.interface import Interface
-
 from esper.kernel import hardware
 from esper.kernel.artifact import Artifact
 from esper.kernel.backends import Built
 from esper.kernel.backends.pair import BACKWARD, FORWARD, open_pair
 from esper.kernel.errors import BackendUnavailable, MalformedManifest
 from esper.kernel.module import Kernel
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 __all__ = ["AotiBackend"]
 

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from leyline.blueprint import BlueprintIR
-from leyline.interface import Interface
 from torch import Tensor, nn
 
 from esper.kernel import hardware
 from esper.kernel.artifact import PairCall
 from esper.kernel.backends import Built
 from esper.kernel.backends.pair import BACKWARD, FORWARD, Pair, load_half
+from esper.kernel.draws import draw
 from esper.kernel.errors import KernelBuildError
-from esper.kernel.initialisers import initialise
 from esper.kernel.lowering import Lowering
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 __all__ = ["build_pair"]
 
@@ -60,21 +60,6 @@ def build_pair(ir: BlueprintIR, interface: Interface, workdir: Path) -> Built:
     _try(ir, interface, Pair(load_half(forward), load_half(backward), call), batch)
     saved = sum(t.untyped_storage().nbytes() for t in _distinct(outputs[1:])) // batch
     return Built(saved, blobs, call)
-
-
-def draw(ir: BlueprintIR, interface: Interface, batch: int, generator: torch.Generator) -> tuple[list[Tensor], Tensor]:
-    """Draw parameters (a zero-initialised one gets small values: zeros would hide mistakes) and an input."""
-    dtype = getattr(torch, interface.dtype)
-    parameters = []
-    for spec in ir.parameters(interface):
-        parameter = torch.empty(spec.shape, dtype=dtype)
-        if spec.init in ("zeros", "ones"):
-            noise = torch.randn(spec.shape, generator=generator) * 0.1
-            parameter.copy_(noise + float(spec.init == "ones"))
-        else:
-            initialise(parameter, spec.init, generator)
-        parameters.append(parameter)
-    return parameters, torch.randn(interface.shape(batch), generator=generator).to(dtype)
 
 
 class _Half(nn.Module):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from leyline.blueprint import BlueprintIR
-from leyline.interface import Interface
 from torch import Tensor
 
 from esper.kernel.artifact import Artifact
 from esper.kernel.backends import Built
 from esper.kernel.lowering import Lowering
 from esper.kernel.module import Kernel
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 __all__ = ["EagerBackend", "saved_bytes_per_sample"]
 

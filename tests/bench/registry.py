@@ -1,0 +1,32 @@
+"""The benchmarks there are, with the time each takes on two idle cores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """``module`` in this package has ``run(quick) -> Report``; times are estimates in seconds."""
+
+    module: str
+    summary: str
+    seconds: int
+    quick_seconds: int
+
+
+BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
+    {
+        "dormant": Benchmark("dormant", "what dormant seeds cost a training step", 60, 20),
+        "no-pause": Benchmark("no_pause", "longest step while kernels load and graft", 60, 25),
+        "kernel-load": Benchmark("loading", "kernel load from the local cache", 60, 20),
+        "rollback": Benchmark("rollback", "time and exactness of rollbacks", 30, 12),
+        "decision": Benchmark("deciding", "one decision with ten thousand seeds", 60, 15),
+        "telemetry": Benchmark("telemetry", "cost of recording an epoch", 10, 6),
+        "envelope": Benchmark("envelope", "cost of a signed envelope", 8, 5),
+        "memory": Benchmark("memory", "memory of dormant and active seeds", 20, 15),
+        "twin-error": Benchmark("twin_error", "how often the judge errs", 300, 45),
+    }
+)
