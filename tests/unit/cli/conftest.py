@@ -51,8 +51,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Calls:
     calls = Calls()
     module = ModuleType("esper.weatherlight.run")
 
-    def run(manifest: Any, out: Path, resume: bool, progress: Any) -> Summary:
-        calls.seen.append({"manifest": manifest, "out": out, "resume": resume, "progress": progress})
+    def run(manifest: Any, out: Path, resume: bool, progress: Any, **options: Any) -> Summary:
+        calls.seen.append({"manifest": manifest, "out": out, "resume": resume, "progress": progress, **options})
         progress.phase("training")
         return calls.answer()
 

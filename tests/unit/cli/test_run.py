@@ -16,6 +16,7 @@ def test_a_run_goes_into_runs_name_and_says_what_came_out(esper: Any, runs: Any,
     (call,) = runs.seen
     assert call["out"] == Path("runs/small")
     assert call["resume"] is False
+    assert (call["library"], call["control"]) == (None, False)
     assert isinstance(call["progress"], Plain)  # the runner is no terminal
     assert call["manifest"].spec.training.epochs == 2
     assert "accuracy is 0.875" in result.output
@@ -25,12 +26,13 @@ def test_options_reach_the_run(esper: Any, runs: Any, manifest: Path, tmp_path: 
     result = esper(
         "run", manifest, "-o", tmp_path / "here", "--resume",
         "--set", "training.epochs=7", "--set", "spec.slots[0].path=blocks.0", "--set", "metadata.name=other",
-        "--set", "budget.trainingFlops=1e12",
+        "--set", "budget.trainingFlops=1e12", "--library", tmp_path / "kernels", "--control",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     (call,) = runs.seen
     assert call["out"] == tmp_path / "here"
     assert call["resume"] is True
+    assert (call["library"], call["control"]) == (tmp_path / "kernels", True)
     spec = call["manifest"].spec
     assert (spec.training.epochs, spec.slots[0].path, spec.budget.training_flops) == (7, "blocks.0", 10**12)
     assert call["manifest"].metadata.name == "other"

@@ -82,6 +82,18 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output directory.")
     ] = False,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Afterwards train the host without growth on the FLOPs spent, to compare."),
+    ] = False,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--library",
+            metavar="DIR",
+            help="Where kernels are kept between runs. [dim]default: library beside DIR[/dim]",
+        ),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live page.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines; the last one is the summary.")] = False,
     overrides: Overrides = None,
@@ -100,6 +112,7 @@ def run(
       esper run mnist1d.yaml
       esper run mnist1d.yaml -o runs/short --set training.epochs=5 --set seed=1
       esper run mnist1d.yaml --resume
+      esper run mnist1d.yaml --control     and the host never grown
       esper run mnist1d.yaml --set controller.policy=Never -o runs/control
 
     The output directory then holds report.html, summary.json, events.jsonl,
@@ -107,7 +120,10 @@ def run(
     """
     from esper.cli.run import run_manifest
 
-    run_manifest(file, out, resume, "json" if as_json else "plain" if plain else "auto", overrides or ())
+    run_manifest(
+        file, out, "json" if as_json else "plain" if plain else "auto", overrides or (),
+        resume=resume, library=library, control=control,
+    )  # fmt: skip
 
 
 @app.command()

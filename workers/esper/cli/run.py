@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 EXIT_CODES = {"Completed": DONE, "Suspended": DONE, "Failed": FAILED, "Interrupted": INTERRUPTED}
 
 
-def run_manifest(file: Path, out: Path | None, resume: bool, style: Style, overrides: Sequence[str]) -> None:
+def run_manifest(
+    file: Path, out: Path | None, style: Style, overrides: Sequence[str], *,
+    resume: bool = False, library: Path | None = None, control: bool = False,
+) -> None:  # fmt: skip
     """Run ``file`` into ``out`` and leave with the exit code of its phase.
 
     Raises:
@@ -39,7 +42,7 @@ def run_manifest(file: Path, out: Path | None, resume: bool, style: Style, overr
         progress.phase("loading")
         from esper.weatherlight.run import run
 
-        summary = run(manifest, out, resume, progress)
+        summary = run(manifest, out, resume, progress, library=library, control=control)
     finally:
         progress.close()
     if style == "json":
