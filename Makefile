@@ -31,7 +31,7 @@ $(STAMP): requirements.lock pyproject.toml
 setup: $(STAMP) ## Set up the environment (the other targets do this themselves)
 
 run: $(STAMP) ## Train and grow on MNIST-1D on this machine, then open the report it names
-	@$(VENV)/bin/esper run docs/examples/mnist1d.yaml -o $(RUN_DIR)
+	@$(VENV)/bin/esper run docs/examples/mnist1d.yaml -o $(RUN_DIR) --control
 
 test: $(STAMP) ## Run every test
 	@$(PY) -m pytest -n 2 --dist loadfile -q $(TESTS)
