@@ -14,6 +14,18 @@ import torch
 from tests.bench import common  # noqa: F401  (finds tests/support)
 from tests.bench.registry import BENCHMARKS
 
+from esper.kernel.hardware import hardware_target
+
+
+def processor() -> str:
+    """The processor's name for people; the architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
 
 def main() -> None:
     """Measure and write."""
@@ -34,9 +46,10 @@ def main() -> None:
         "load_before": before,
         "load_after": os.getloadavg()[0],
         "cores": os.cpu_count(),
+        "processor": processor(),
+        "hardware": hardware_target("cpu"),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "machine": platform.machine(),
     }
     arguments.file.write_text(json.dumps(answer, sort_keys=True, allow_nan=False))
 

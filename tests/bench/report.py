@@ -97,6 +97,15 @@ def text_table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def machine(answer: dict[str, Any]) -> str:
+    """Where and when a benchmark ran, in one line."""
+    load = f"load {answer['load_before']:.2g} before and {answer['load_after']:.2g} after"
+    return (
+        f"{answer['date']} UTC on {answer['cores']} cores of {answer['processor']} ({answer['hardware']}), {load}; "
+        f"Python {answer['python']}, PyTorch {answer['torch']}"
+    )
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}

@@ -24,17 +24,15 @@ depend on host and data order alone, so it is trained once for all arms of a hos
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tests.bench import common
+from tests.bench import common  # noqa: F401  (finds tests/support)
 from tests.bench.analysis import Estimate, bootstrap, mean, wilson
 from tests.bench.report import ABOVE, BELOW, Report, Row, bounded
 
@@ -51,7 +49,6 @@ from esper.tolaria.twin import Twin
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Layout
 
-RAW = "bench-twin.jsonl"
 EARLY, LATE = 8, 20
 """Epochs (of 40 steps) after which a seed germinates."""
 SPEC: dict[str, Any] = {
@@ -242,21 +239,14 @@ def _work(job: tuple[Sequence[int], int]) -> list[dict[str, Any]]:
     return rows
 
 
-def collect(hosts: int, power_hosts: int, workers: int, sink: Path | None = None) -> list[dict[str, Any]]:
-    """All trials of the given number of hosts, in order; ``sink`` gets them while they come in."""
+def collect(hosts: int, power_hosts: int, workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The trials of the given number of hosts, a few hosts at a time, in order."""
     pieces = [(list(range(start, min(start + 2, hosts))), power_hosts) for start in range(0, hosts, 2)]
     if workers == 1:
-        found: Iterable[list[dict[str, Any]]] = map(_work, pieces)
-        rows = [row for piece in found for row in piece]
-    else:
-        with multiprocessing.get_context("forkserver").Pool(workers) as pool:
-            rows = []
-            for done, piece in enumerate(pool.imap(_work, pieces), start=1):
-                rows += piece
-                if sink is not None:
-                    write_raw(rows, sink)
-                print(f"hosts {min(hosts, 2 * done)}/{hosts}", flush=True)
-    return rows
+        yield from map(_work, pieces)
+        return
+    with multiprocessing.get_context("forkserver").Pool(workers) as pool:
+        yield from pool.imap(_work, pieces)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -318,18 +308,21 @@ def rows_of(table: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 
 def run(quick: bool = False) -> Report:
-    """Measure; the trials themselves go to ``details`` and from there to ``docs/results/bench-twin.jsonl``."""
-    hosts, power_hosts = (10, 4) if quick else (100, 30)
-    rows = collect(hosts, power_hosts, min(2, os.cpu_count() or 1))
+    """Measure; the trials themselves are the report's details."""
+    hosts, power_hosts = (10, 4) if quick else (100, 20)
+    rows: list[dict[str, Any]] = []
+    for piece in collect(hosts, power_hosts, min(2, os.cpu_count() or 1)):
+        rows += piece
+        print(f"hosts {1 + piece[-1]['host']}/{hosts}", flush=True)
+    return report_of(rows)
+
+
+def report_of(rows: Sequence[Mapping[str, Any]]) -> Report:
+    """The report of trials made earlier."""
     table = summarise(rows)
     details: dict[str, Any] = {
         "table": [{**line, "promoted": vars(line["promoted"]), "effect": vars(line["effect"])} for line in table],
         "needed": {arm.name: {k: vars(v) for k, v in needed(rows, arm.name).items()} for arm in NULL},
-        "trials": rows,
+        "trials": list(rows),
     }
     return Report(rows_of(table), details)
-
-
-def write_raw(trials: Iterable[Mapping[str, Any]], path: Path = common.RESULTS / RAW) -> None:
-    """Write the trials, a JSON object a line."""
-    path.write_text("".join(json.dumps(row, sort_keys=True) + "\n" for row in trials))

@@ -1,0 +1,230 @@
+"""Writes the tables of ``docs/promises.md`` from the stored measurements and from the promises that tests hold.
+
+A table stands between ``<!-- measured: NAME -->`` and ``<!-- end measured -->``; the text around it is a person's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench import store
+from tests.bench.common import ROOT
+from tests.bench.registry import BENCHMARKS
+from tests.bench.report import machine, measured, verdict
+
+DOCUMENT = ROOT / "docs" / "promises.md"
+_PART = re.compile(r"(<!-- measured: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end measured -->)", re.DOTALL)
+_QUICK = " (quick run)"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A promise that a test holds each time it runs.
+
+    Attributes:
+        promise, goal: in words.
+        tried: what the test goes through.
+        test: the file, and the test's name behind ``::``.
+    """
+
+    promise: str
+    goal: str
+    tried: str
+    test: str
+
+
+HELD = (
+    Held(
+        "A seed in isolation leaves no trace: the host's outputs, losses, gradients, buffers, optimizer state and "
+        "random numbers are those of a run without it",
+        "every bit of 200 steps",
+        "MLP, CNN and Transformer under four objectives and two blends, 17 cases",
+        "tests/integration/test_isolation.py::test_host_is_bit_identical_with_a_seed_in_isolation",
+    ),
+    Held(
+        "A culled seed leaves the host that never had it, with its optimizer state and its losses",
+        "every bit",
+        "two slots, and a network with dropout and running statistics",
+        "tests/integration/test_twin.py::test_a_culled_seed_leaves_the_host_that_never_had_it",
+    ),
+    Held(
+        "The twin makes the same bits in this process and in another one",
+        "every bit, and equal verdicts",
+        "a seed that is kept and one that is culled",
+        "tests/integration/test_twin.py::test_the_twin_makes_the_same_bits_in_another_process",
+    ),
+    Held(
+        "A run repeats bit for bit",
+        "every bit of the final state",
+        "two runs with a seed that lives its whole life",
+        "tests/integration/test_twin.py::test_a_run_repeats_bit_for_bit",
+    ),
+    Held(
+        "A run killed with SIGKILL goes on and ends as if it had never been killed",
+        "every bit of the final state",
+        "20 runs, each killed at random moments until it gets through",
+        "tests/integration/test_resume.py::test_kill_9_at_a_random_moment",
+    ),
+    Held(
+        "A kill inside the writing of a checkpoint loses nothing that was committed",
+        "every bit of the final state",
+        "six places between the writes of a checkpoint",
+        "tests/integration/test_resume.py::test_kill_9_inside_a_checkpoint",
+    ),
+    Held(
+        "SIGTERM stops between two steps and the run goes on from exactly there",
+        "every bit of the final state",
+        "six steps, of the host and of the twin",
+        "tests/integration/test_resume.py::test_a_polite_stop_inside_an_epoch_loses_no_step",
+    ),
+    Held(
+        "A numerical fault returns the exact last good state and the run ends well",
+        "every bit",
+        "NaN, loss spike, a parameter that is not finite, a corrupted seed state",
+        "tests/integration/test_rollback.py::test_nan_returns_the_exact_last_good_state_and_the_run_ends_well",
+    ),
+    Held(
+        "A fault while a seed touches the host locks the seed and keeps the twin's host",
+        "every bit",
+        "NaN while a seed is being grafted",
+        "tests/integration/test_rollback.py::test_a_fault_while_a_seed_touches_the_host_locks_the_seed_and_keeps_the_twin",
+    ),
+    Held(
+        "A kernel that raises makes its step one without the seed",
+        "every bit of the step",
+        "forward failures in each stage that runs a kernel",
+        "tests/unit/kasmina/test_faults.py::test_a_forward_failure_makes_the_same_step_one_without_the_seed",
+    ),
+    Held(
+        "A saved model computes the same bits when it is loaded",
+        "every bit of the outputs in evaluation mode",
+        "every kind of grown host the test knows",
+        "tests/unit/persist/test_models.py::test_outputs_in_evaluation_mode_are_the_same_bits",
+    ),
+    Held(
+        "A saved model with a changed or missing byte is refused",
+        "every byte",
+        "generated cuts and changes of every file",
+        "tests/unit/persist/test_damage.py::test_any_changed_or_cut_byte_is_noticed",
+    ),
+    Held(
+        "No forged, replayed, stale, reordered or cross-topic command is accepted, and no honest one is refused",
+        "none of 10,000",
+        "more than 10,000 generated attacks of nine kinds between some 1,500 honest envelopes",
+        "tests/unit/leyline/test_envelope.py::test_ten_thousand_attacks_fail_and_no_honest_message_is_refused",
+    ),
+    Held(
+        "Signatures are Ed25519 as published",
+        "RFC 8032, section 7.1",
+        "its first three vectors",
+        "tests/unit/leyline/test_envelope.py::test_ed25519_agrees_with_rfc_8032",
+    ),
+    Held(
+        "Message authentication is HMAC-SHA-256 as published",
+        "RFC 4231",
+        "cases 1, 3, 4, 6 and 7",
+        "tests/unit/leyline/test_envelope.py::test_hmac_agrees_with_rfc_4231",
+    ),
+    Held(
+        "A kernel that was changed, or lacks a signature, never reaches the network",
+        "none",
+        "tampered, unsigned and missing artifacts",
+        "tests/unit/kasmina/test_loading.py::test_tampered_unsigned_and_missing_artifacts_are_culled_and_reported",
+    ),
+    Held(
+        "The bus loses and doubles no message",
+        "none",
+        "many threads that publish and take at once",
+        "tests/contract/test_bus.py::test_many_threads_lose_and_duplicate_nothing",
+    ),
+    Held(
+        "Writers of the library killed at any moment leave no row without its blobs",
+        "none",
+        "each write of a registration, and random moments",
+        "tests/unit/urza/test_processes.py::test_a_writer_killed_at_any_moment_leaves_no_dangling_row",
+    ),
+)
+
+
+def update(document: Path = DOCUMENT, folder: Path = store.FOLDER) -> None:
+    """Bring the document's tables up to date with the stored measurements."""
+    fresh = rendered(document.read_text(encoding="utf-8"), store.read(folder))
+    aside = document.with_name(document.name + ".tmp")
+    aside.write_text(fresh, encoding="utf-8")
+    os.replace(aside, document)
+
+
+def rendered(text: str, answers: Mapping[str, Mapping[str, Any]]) -> str:
+    """The document with every table made anew.
+
+    Raises:
+        ValueError: a table is missing, there twice, or nobody makes it.
+    """
+    found = [match["name"] for match in _PART.finditer(text)]
+    if sorted(found) != sorted(PARTS):
+        raise ValueError(f"the document has the tables {found}, expected {sorted(PARTS)}")
+    return _PART.sub(lambda match: f"{match[1]}{PARTS[match['name']](answers)}{match[4]}", text)
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |\n" for cells in lines)
+
+
+def _shown_by(name: str) -> str:
+    return f"[`{name}`](../tests/bench/{BENCHMARKS[name].module}.py) ([data](results/bench/{name}.json))"
+
+
+def _promises(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (
+            row["promise"], row["goal"], measured(dict(row)) + (_QUICK if answer["quick"] else ""),
+            verdict(dict(row)), _shown_by(name),
+        )
+        for name, answer in answers.items() for row in answer["rows"] if row["holds"] is not None
+    ]  # fmt: skip
+    for held in HELD:
+        file, _, test = held.test.partition("::")
+        rows.append((held.promise, held.goal, held.tried, "held by a test", f"[`{test}`](../{file})"))
+    return _table(("promise", "goal", "measured (95 % interval, n), or what is tried", "", "shown by"), rows)
+
+
+def _broken(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = [
+        f"- {row['promise']}: goal {row['goal']}, measured {measured(dict(row))}. {row['note']}".rstrip() + "\n"
+        for answer in answers.values() for row in answer["rows"] if row["holds"] is False
+    ]  # fmt: skip
+    return "".join(lines) or "- None of those measured below.\n"
+
+
+def _figures(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = [
+        (row["promise"], measured(dict(row)) + (_QUICK if answer["quick"] else ""), row["note"] or "–", _shown_by(name))
+        for name, answer in answers.items() for row in answer["rows"] if row["holds"] is None
+    ]  # fmt: skip
+    return _table(("figure", "measured (95 % interval, n)", "note", "shown by"), rows)
+
+
+def _notes(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    return "".join(
+        f"- {row['promise']}: {row['note']}\n"
+        for answer in answers.values() for row in answer["rows"] if row["holds"] is not None and row["note"]
+    )  # fmt: skip
+
+
+def _machines(answers: Mapping[str, Mapping[str, Any]]) -> str:
+    return "".join(f"- `{name}`: {machine(dict(answer))}\n" for name, answer in answers.items())
+
+
+PARTS: Mapping[str, Callable[[Mapping[str, Mapping[str, Any]]], str]] = {
+    "does-not-hold": _broken,
+    "promises": _promises,
+    "notes": _notes,
+    "figures": _figures,
+    "machines": _machines,
+}
