@@ -27,21 +27,36 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from esper.kernel import sandbox
 
 __all__ = ["PRELOAD", "main"]
 
-PRELOAD = ("torch", "numpy", "esper.kernel", "esper.kernel.backends.eager", "esper.kernel.backends.pair")
+#: Imported before the first fork. ``symbolic_shapes`` is what PyTorch imports at its first ``autograd.grad`` with a given
+#: output gradient: three seconds of SymPy, which would otherwise be paid by every job.
+PRELOAD = (
+    "torch",
+    "numpy",
+    "torch.fx.experimental.symbolic_shapes",
+    "torch.autograd.profiler",
+    "esper.kernel",
+    "esper.kernel.backends.eager",
+    "esper.kernel.backends.pair",
+)
+MAX_MESSAGE = 4096
 MAX_REQUEST = 8 << 20
 MAX_RESULT = 4 << 20
 _KILL_GRACE = 5.0
 
 
 def main() -> None:
-    """Serve requests from the socket whose number is the only argument until its other end closes."""
+    """Serve requests from the socket whose number is the only argument until its other end closes.
+
+    A request's message names modules to import before the fork, once for all later jobs, and carries the socket on
+    which the job itself comes and its outcome goes.
+    """
     control = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the requester, who closes the socket
     for name in PRELOAD:
@@ -49,13 +64,22 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps keepers
     control.sendall(b"ready")
     while True:
-        message, handles, _, _ = socket.recv_fds(control, 1, 1)
+        message, handles, _, _ = socket.recv_fds(control, MAX_MESSAGE, 1)
         if not message:
             return
+        _import(json.loads(message))
         with socket.socket(fileno=handles[0]) as requester:
             if os.fork() == 0:
                 control.close()
                 _leave(_keep(requester))
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in sys.modules:
+            # What can't be imported is the job's to report: it will meet the same error.
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
 
 
 def _leave(status: int = 0) -> NoReturn:

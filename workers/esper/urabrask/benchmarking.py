@@ -75,6 +75,7 @@ def benchmark(
         },
         timeout=request.timeout,
         file_bytes=64 << 20,
+        needs=("esper.urabrask.measuring",),
     )
     outcome = children.run(job)
     if outcome.ending != "done":
