@@ -74,7 +74,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(tmp_path):
     try:
         store = CheckpointStore(small / "checkpoints")
         store.write(1, {"a": torch.zeros(40_000)}, {"step": 1})
-        with pytest.raises(StorageFull, match="no space left"):
+        with pytest.raises(StorageFull, match="free some space"):
             store.write(2, {"a": torch.zeros(60_000)}, {"step": 2})
         found, problems = store.newest()
         assert found.state == {"step": 1}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from esper.errors import OutputDirectoryError, StorageFull
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextlib.contextmanager

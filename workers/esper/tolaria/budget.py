@@ -95,6 +95,13 @@ class Limits:
                 f"{epoch_flops:.3g}; allow at least that, or lower spec.training.stepsPerEpoch"
             )
 
+    def steps(self, step_flops: int, per_epoch: int) -> int:
+        """Optimizer steps that the host alone could make in the run, at ``step_flops`` training FLOPs each."""
+        steps = self.epochs * per_epoch
+        if self.training_flops is not None and step_flops > 0:
+            steps = min(steps, self.training_flops // step_flops)
+        return steps
+
     def fraction(self, epochs_done: float, flops: float) -> float:
         """The share of the budget that is spent: epochs or FLOPs, whichever is further, in [0, 1]."""
         share = epochs_done / self.epochs

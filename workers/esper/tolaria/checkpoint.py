@@ -8,7 +8,6 @@ Tensors are safetensors, the rest is JSON; nothing in a checkpoint can run code.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,7 +20,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from esper.errors import CheckpointMismatch, OutputDirectoryError, RunFailed, StorageFull
+from esper.errors import CheckpointMismatch
+from esper.output.files import disk_errors, sync_directory
 
 FORMAT = 1
 _TENSORS, _STATE, _INDEX = "tensors.safetensors", "state.json", "index.json"
@@ -74,22 +74,23 @@ class CheckpointStore:
             },
         }
         files[_INDEX] = json.dumps(index, sort_keys=True).encode()
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            for key, data in files.items():
-                _write_synced(partial / key, data)
-            sync_directory(partial)
-            if final.exists():  # the same step again after a rollback: the new one replaces it
-                shutil.rmtree(final)
-            os.rename(partial, final)
-            sync_directory(self.root)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise storage_error(error, "the checkpoint", final) from error
+        with disk_errors(final, "writing the checkpoint"):
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                for key, data in files.items():
+                    _write_synced(partial / key, data)
+                sync_directory(partial)
+                if final.exists():  # the same step again after a rollback: the new one replaces it
+                    self._discard(name)
+                os.rename(partial, final)
+                sync_directory(self.root)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
         for old in self.names()[: -self.keep]:
-            shutil.rmtree(self.root / old)
+            self._discard(old)
         return name
 
     def read(self, name: str) -> Checkpoint:
@@ -130,7 +131,14 @@ class CheckpointStore:
         """Remove checkpoints later than a step (after a rollback they are of a future that did not happen)."""
         for name in self.names():
             if int(name.removeprefix("step-")) > step:
-                shutil.rmtree(self.root / name)
+                self._discard(name)
+
+    def _discard(self, name: str) -> None:
+        """Remove a checkpoint; a kill meanwhile leaves no half of it under its name."""
+        gone = self.root / f".gone-{name}"
+        shutil.rmtree(gone, ignore_errors=True)  # what an earlier kill has left
+        os.rename(self.root / name, gone)
+        shutil.rmtree(gone)
 
 
 def _write_synced(path: Path, data: bytes) -> None:
@@ -138,21 +146,3 @@ def _write_synced(path: Path, data: bytes) -> None:
         handle.write(data)
         handle.flush()
         os.fsync(handle.fileno())
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames and new entries in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def storage_error(error: OSError, what: str, path: Path) -> OutputDirectoryError | RunFailed:
-    """The error of ours that an OSError while writing means."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"no space left while writing {what} to {path}; free some and resume with --resume")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-        return OutputDirectoryError(f"can't write {what} to {path}: {error.strerror}; choose another directory with -o")
-    return RunFailed(f"can't write {what} to {path}: {error}")

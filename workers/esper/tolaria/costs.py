@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from esper.tamiyo.cost import cooldown_length
 from esper.tolaria.budget import TRAINING_PASSES, Ledger, Limits
 from leyline.lifecycle import Stage
 
@@ -24,16 +25,20 @@ class Costs:
     Attributes:
         step: of the network as it is, without the twin.
         charges: everything one step is charged for, twin and isolation included.
+        twin_step: of the network without the seed on trial.
         spent: all training FLOPs so far.
+        cooldown_steps: length of one cool-down of the judge in this run.
     """
 
     step: int
     charges: Mapping[tuple[str, str | None], int]
+    twin_step: int
     parameters: int
     spent: int
     remaining_fraction: float
     steps_per_epoch: int
     samples_per_step: int
+    cooldown_steps: int
 
     @property
     def step_total(self) -> int:
@@ -71,11 +76,13 @@ def costs_now(line: Line, ledger: Ledger, limits: Limits, epochs_done: int, tria
     return Costs(
         step=network,
         charges={key: value for key, value in charges.items() if value},
+        twin_step=twin,
         parameters=line.parameters,
         spent=ledger.total,
         remaining_fraction=1.0 - limits.fraction(epochs_done, ledger.total),
         steps_per_epoch=line.steps_per_epoch,
         samples_per_step=samples,
+        cooldown_steps=cooldown_length(line.spec.judge, limits.steps(host, line.steps_per_epoch)),
     )
 
 
@@ -90,6 +97,6 @@ def isolation_flops(seed: Seed, own: int, host: int) -> int:
             return own
 
 
-def cooldown_flops(costs: Costs, steps: int, replicates: int) -> int:
+def cooldown_flops(costs: Costs, replicates: int) -> int:
     """What one look of the judge costs: both lines cool down, as often as there are replicates."""
-    return 2 * costs.step * steps * replicates
+    return (costs.step + costs.twin_step) * costs.cooldown_steps * replicates

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from esper.errors import CheckpointMismatch
-from esper.tolaria.checkpoint import storage_error
+from esper.output.files import disk_errors
 
 
 class Journal:
@@ -29,15 +29,13 @@ class Journal:
 
         Raises:
             StorageFull: no space is left.
+            OutputDirectoryError: it can't be written.
         """
         text = json.dumps(entry, sort_keys=True, allow_nan=False)
-        try:
-            with open(self.path, "a", encoding="utf-8") as handle:
-                handle.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
-                handle.flush()
-                os.fsync(handle.fileno())
-        except OSError as error:
-            raise storage_error(error, "the journal", self.path) from error
+        with disk_errors(self.path, "writing the journal"), open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
+            handle.flush()
+            os.fsync(handle.fileno())
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first.

@@ -119,7 +119,7 @@ class Settler:
         """Ask the judge, book the price, and hand the verdict to the gates and the controller."""
         trainer = self.trainer
         trainer.ledger.charge("cooldown", trainer.cool_down_cost(), seed)
-        verdict = trainer.trials.judge(trainer.epoch)
+        verdict = trainer.trials.judge(trainer.epoch, trainer.costs().cooldown_steps)
         trainer.bank.set_verdict(seed, verdict)
         entry = {**verdict.to_dict(), "stage": stage.name, "epoch": trainer.epoch, "reason": verdict_in_words(verdict)}
         trainer.history.verdicts.setdefault(seed, []).append(entry)
@@ -168,7 +168,7 @@ class Settler:
         if trial is None:
             return 0
         looks = 2 if judge.mode == "Twice" else 1
-        return (looks - trial.looks) * cooldown_flops(costs, judge.cooldown_steps, judge.replicates)
+        return (looks - trial.looks) * cooldown_flops(costs, judge.replicates)
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -252,7 +252,7 @@ class Trainer:
 
     def cool_down_cost(self) -> int:
         """Training FLOPs of one look of the judge."""
-        return cooldown_flops(self.costs(), self.spec.judge.cooldown_steps, self.spec.judge.replicates)
+        return cooldown_flops(self.costs(), self.spec.judge.replicates)
 
     def _keep_best(self, epoch: int, loss: float, metric: float) -> None:
         best = self.history.best

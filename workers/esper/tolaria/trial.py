@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,14 +66,14 @@ class TrialBench:
             twin = ProcessTwin(seed, self.run, (dict(tensors), meta), self.source, self._artifacts())
             self.current = Trial(seed, twin, looks)
 
-    def judge(self, epoch: int, stop: Callable[[], bool] = lambda: False) -> Verdict:
-        """Cool both lines down on the side, as often as the manifest says, and compare them once."""
+    def judge(self, epoch: int, steps: int) -> Verdict:
+        """Cool both lines down on the side for ``steps`` steps, as often as the manifest says; compare them once."""
         assert self.current is not None
         judge = self.run.spec.judge
         host, twin = [], []
         for replicate in range(judge.replicates):
-            host.append(cool_down(self.line, epoch, replicate, judge.cooldown_steps))
-            twin.append(self.current.twin.cool_down(epoch, replicate, judge.cooldown_steps))
+            host.append(cool_down(self.line, epoch, replicate, steps))
+            twin.append(self.current.twin.cool_down(epoch, replicate, steps))
         self.current.looks += 1
         return compare(host, twin, p_value=judge.p_value, clip=judge.clip, minimum_effect=judge.minimum_effect)
 

@@ -70,6 +70,7 @@ def run_view(
             flops_limit=run.spec.budget.training_flops,
             steps_per_epoch=costs.steps_per_epoch,
             samples_per_step=costs.samples_per_step,
+            cooldown_steps=costs.cooldown_steps,
         ),
         controller_losses=tuple(history.controller_losses),
         controller_metrics=tuple(history.controller_metrics),

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import os
 from pathlib import Path
 from typing import IO
 
 import yaml
 
 from esper.errors import OutputDirectoryError
-from esper.tolaria.checkpoint import storage_error
+from esper.output.files import disk_errors, write_atomic
 from leyline.resources import TrainingRun
 
 MANIFEST = "manifest.yaml"
+LOCK = ".lock"
 MARKERS = (MANIFEST, "events.jsonl", "journal.jsonl", "checkpoints", "summary.json")
 
 
@@ -30,11 +30,10 @@ class OutputDirectory:
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path = path
-        try:
+        self._made = not path.exists()
+        with disk_errors(path, "making the output directory"):
             path.mkdir(parents=True, exist_ok=True)
-            self._lock: IO[str] = open(path / ".lock", "w")  # noqa: SIM115 - held until close()
-        except OSError as error:
-            raise storage_error(error, "the output directory", path) from error
+            self._lock: IO[str] = open(path / LOCK, "w")  # noqa: SIM115 - held until close()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -49,21 +48,20 @@ class OutputDirectory:
                 f"{path} already holds a run ({found[0]}); go on with --resume, or choose another directory with -o"
             )
         if resume and MANIFEST not in found:
+            self.abandon()
             self.close()
             raise OutputDirectoryError(f"{path} holds no run to resume; leave --resume out to start one")
 
     def write_manifest(self, run: TrainingRun) -> None:
         """Keep the manifest as it was understood, every default spelled out."""
         text = yaml.safe_dump(run.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
-        target, partial = self.path / MANIFEST, self.path / f".{MANIFEST}.partial"
-        try:
-            with open(partial, "w", encoding="utf-8") as handle:
-                handle.write(text)
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(partial, target)
-        except OSError as error:
-            raise storage_error(error, "the manifest", target) from error
+        write_atomic(self.path / MANIFEST, text.encode())
+
+    def abandon(self) -> None:
+        """Nothing came of it: leave no empty directory behind that was not there before."""
+        if self._made and [entry.name for entry in self.path.iterdir()] == [LOCK]:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
 
     def close(self) -> None:
         """Let another process have the directory."""

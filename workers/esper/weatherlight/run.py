@@ -68,10 +68,15 @@ def run(
         directory = OutputDirectory(out, resume)
         stack.callback(directory.close)
         session = Session(manifest, out, library or out.parent / LIBRARY, progress or Silent(), stack)
+        stop = stack.enter_context(StopRequest())
+        try:
+            trainer = session.prepare(resume, stop)
+        except BaseException:
+            directory.abandon()
+            raise
+        # Only now is there something to resume: what was wrong with the input can be put right and run again.
         if not resume:
             directory.write_manifest(manifest)
-        stop = stack.enter_context(StopRequest())
-        trainer = session.prepare(resume, stop)
         phase, reason = session.train(trainer, resume, stop)
         compared = session.control(trainer, stop) if control and phase == "Completed" else None
         return session.conclude(trainer, phase, reason, time.monotonic() - began, compared)
