@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from esper.errors import ModelError
 from esper.kasmina import Blend, SeedBank
 from esper.persist import Grown, load_model, read_lineage, save_model
 from leyline.lifecycle import Stage
@@ -223,16 +224,32 @@ def test_the_lineage_says_where_everything_came_from(grow: Grow, tmp_path: Path)
     model, x = Net(), torch.randn(5, 8)
     grow(model, x, [("body.0", "mlp", Blend.RESIDUAL, KEPT), ("body.1", "gate", Blend.CONVEX, RAMP)])
     task = {"ref": "tests:net", "params": {"width": 8}, "seed": 3}
-    save_model(model, tmp_path / "model", {"task": task, "name": "first", "verdicts": {"body.1/0": {"p": 0.5}}})
+    save_model(model, tmp_path / "model", {"task": task, "name": "first", "verdicts": {"body.1/0": [{"p": 0.5}]}})
     lineage = read_lineage(tmp_path / "model")
     assert lineage.host.task is not None
     assert lineage.host.task.model_dump() == task
     assert lineage.run == {"name": "first"}
     kept, ramp = (slot.kernels[0] for slot in lineage.slots)
     assert (kept.seed, kept.blueprint, kept.alpha, kept.stage) == ("body.0/0", "mlp", None, "FOSSILIZED")
-    assert kept.verdict == {"effect": 0.061, "p_value": 0.0004}
-    assert (ramp.blend, ramp.verdict) == ("Convex", {"p": 0.5})
+    assert kept.verdicts == [{"effect": 0.061, "p_value": 0.0004}]
+    assert (ramp.blend, ramp.verdicts) == ("Convex", [{"p": 0.5}])
     assert kept.artifact_id.startswith(tuple("0123456789abcdef"))
+
+
+@pytest.mark.parametrize(
+    ("lineage", "said"),
+    [
+        ({"task": {"name": "x"}}, "host.task"),
+        ({"task": "esper.tasks.digits:task"}, "host.task"),
+        ({"at": object()}, "object"),
+    ],
+)
+def test_a_lineage_of_another_form_is_refused_and_nothing_is_written(
+    tmp_path: Path, lineage: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        save_model(Net(), tmp_path / "model", lineage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_host_the_task_builds_it(grow: Grow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,10 @@ class HostEntry(_Part):
 
 
 class KernelEntry(_Part):
-    """One kernel: how to compute it, how it joins, and where it came from. ``alpha`` is null where it is exactly 1."""
+    """One kernel: how to compute it, how it joins, where it came from, and each look the judge took at it.
+
+    ``alpha`` is null where it is exactly 1.
+    """
 
     seed: str
     artifact_id: str
@@ -59,7 +62,7 @@ class KernelEntry(_Part):
     blend: Literal["Residual", "Convex"]
     alpha: float | None
     stage: str
-    verdict: dict[str, Any] = Field(default_factory=dict)
+    verdicts: list[dict[str, Any]] = Field(default_factory=list)
 
 
 class SlotEntry(_Part):

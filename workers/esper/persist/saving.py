@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from esper.errors import ModelError, SlotError
@@ -32,10 +33,10 @@ def save_model(model: nn.Module, directory: Path | str, lineage: Mapping[str, An
         model: wrapped by :func:`esper.wrap`, or any module that never grew.
         directory: made with its parents; if anything fails, what was there stays as it was.
         lineage: ``task`` (``{"ref", "params", "seed"}``, so that :func:`load_model` can build the host), ``verdicts``
-            (numbers by seed id; default: those the seeds carry); everything else is kept under ``run``.
+            (by seed id, the numbers of each look; default: those the seeds carry); the rest is kept under ``run``.
 
     Raises:
-        ModelError: the model has state that is no tensor, or ``lineage`` is not JSON.
+        ModelError: the model has state that is no tensor, or ``lineage`` is not JSON of that form.
         OutputDirectoryError: ``directory`` holds something that is not a saved model, or can't be written.
         StorageFull: no space is left.
     """
@@ -58,7 +59,11 @@ def save_model(model: nn.Module, directory: Path | str, lineage: Mapping[str, An
         "versions": _versions(),
     }
     content["sha256"] = canonical.digest(content)
-    Lineage.model_validate(content)
+    try:
+        Lineage.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"lineage: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from error
     with replacing(Path(directory), LINEAGE_FILE) as fresh, disk_errors(Path(directory), "writing"):
         for name, data in files.items():
             (fresh / name).write_bytes(data)
@@ -112,7 +117,7 @@ def _grown(model: nn.Module, verdicts: Mapping[str, Any]) -> tuple[list[dict[str
 
 def _entry(bank: SeedBank, deployed: DeployedKernel, verdicts: Mapping[str, Any]) -> dict[str, Any]:
     seed, kernel = bank.seeds[deployed.seed], deployed.kernel
-    judged = verdicts.get(seed.id) or (seed.verdict.to_dict() if seed.verdict is not None else {})
+    looks = verdicts.get(seed.id) or ([seed.verdict.to_dict()] if seed.verdict is not None else [])
     return {
         "seed": seed.id,
         "artifact_id": deployed.artifact_id,
@@ -123,7 +128,7 @@ def _entry(bank: SeedBank, deployed: DeployedKernel, verdicts: Mapping[str, Any]
         "blend": str(deployed.blend.value),
         "alpha": None if seed.full else deployed.alpha,
         "stage": seed.stage.name,
-        "verdict": _json(judged),
+        "verdicts": _json(list(looks)),
     }
 
 
