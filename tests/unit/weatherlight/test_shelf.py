@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from esper.karn.catalogue import CATALOGUE
+from esper.kernel import PublicKeys, SigningKey
+from esper.urza import KernelQuery, KernelRecord, State
+from esper.weatherlight.shelf import PORTFOLIO, RunShelf
+from leyline.interface import Interface, Layout
+from leyline.resources import TrainingRunSpec
+from runs import manifest
+
+NARROW, WIDE = Interface(Layout.VECTOR, 4), Interface(Layout.VECTOR, 8)
+SLOTS = {"blocks.0": NARROW, "blocks.1": WIDE, "blocks.2": NARROW}
+SPEC: TrainingRunSpec = manifest().spec
+
+
+def record(artifact: str, ratio: float = 1.0) -> KernelRecord:
+    return KernelRecord(artifact, "mlp", "fast", State.VALIDATED, ratio, 0.1, 1.0, (), 0.1, 10, 20)
+
+
+class Shop:
+    """What a library answers, by width; and what it was asked."""
+
+    def __init__(self) -> None:
+        self.records: dict[int, list[KernelRecord]] = {4: [], 8: []}
+        self.asked: list[KernelQuery] = []
+
+    def query(self, query: KernelQuery) -> list[KernelRecord]:
+        self.asked.append(query)
+        return list(self.records[query.interface.width])
+
+
+class Source:
+    keys = PublicKeys.of([SigningKey.generate()], [SigningKey.generate()])
+
+    def path(self, artifact_id: str) -> Path:
+        return Path("/kernels") / artifact_id
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop()
+
+
+def shelf(shop: Any, out: Path | None, spec: TrainingRunSpec = SPEC) -> RunShelf:
+    return RunShelf(shop, Source(), SLOTS, spec, "x86_64", "0" * 8, out)
+
+
+def test_each_kernel_arrives_once_and_is_offered_where_it_fits(shop):
+    one = shelf(shop, None)
+    assert one.arrivals() == []
+    shop.records[4] = [record("b"), record("a")]
+    assert one.arrivals() == ["a", "b"]
+    assert one.arrivals() == []
+    shop.records[8] = [record("c")]
+    assert one.arrivals() == ["c"]
+    offered = one.offers({"a": 1, "c": 2})
+    assert {slot: [r.artifact_id for r in records] for slot, records in offered.items()} == {
+        "blocks.0": ["a"], "blocks.1": ["c"], "blocks.2": ["a"],
+    }  # fmt: skip
+    assert one.path("a") == Path("/kernels/a")
+
+
+def test_a_resumed_run_decides_on_the_numbers_it_saw_first(shop, tmp_path):
+    shop.records[4] = [record("a", ratio=0.5)]
+    first = shelf(shop, tmp_path)
+    first.arrivals()
+    shop.records[4] = [replace(record("a", ratio=0.9), tags=("low_memory",))]
+    again = shelf(shop, tmp_path)
+    assert again.arrivals() == []
+    assert again.records() == first.records()
+    assert again.records()[0].ratio == 0.5
+    assert again.offers({"a": 0}) == first.offers({"a": 0})
+    assert (tmp_path / PORTFOLIO).exists()
+
+
+def test_a_query_asks_for_what_the_manifest_allows(shop):
+    shelf(shop, None).arrivals()
+    assert {query.interface for query in shop.asked} == {NARROW, WIDE}
+    query = shop.asked[0]
+    assert query.strategies == tuple(str(strategy).lower() for strategy in SPEC.kernels.strategies)
+    assert query.max_risk == SPEC.controller.max_risk
+    assert (query.hardware, query.toolchain) == ("x86_64", "0" * 8)
+
+    named = sorted(CATALOGUE)[:2]
+    changed = SPEC.model_copy(
+        update={
+            "kernels": SPEC.kernels.model_copy(update={"blueprints": named}),
+            "controller": SPEC.controller.model_copy(update={"approved": [named[0]]}),
+        }
+    )
+    shelf(shop, None, changed).arrivals()
+    assert shop.asked[-1].blueprints == tuple(named)
+    assert shop.asked[-1].max_risk == 1.0  # the controller lets an approved one pass, whatever its risk
