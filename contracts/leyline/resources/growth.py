@@ -69,13 +69,18 @@ class SeedsSpec(Model):
         "Shape of the ramp of α from 0 to 1.", AlphaSchedule.LINEAR, why="the simplest ramp"
     )
     grafting_epochs: Int = field(
-        "Length of the α ramp.", 2, unit="epochs", why="slow enough for the host to follow", ge=1, le=10_000
+        "Length of the α ramp.",
+        1,
+        unit="epochs",
+        why="does what re-warming the learning rate did (0.9 points); the twin is paid for meanwhile",
+        ge=1,
+        le=10_000,
     )
     stabilization_epochs: Int = field(
         "Epochs in which the seed stands still while the host settles.",
-        1,
+        0,
         unit="epochs",
-        why="the verdict should not measure the ramp's echo",
+        why="the judge's cool-down settles both sides; standing still costs the seed steps and the budget a twin",
         ge=0,
         le=10_000,
     )
@@ -91,7 +96,7 @@ class SeedsSpec(Model):
         "Learning rate of a seed's parameters, as a multiple of the host's.",
         1.0,
         unit="ratio",
-        why="1 to 3 measured fine, 0.3 and 10 bad",
+        why="3 cost up to 4 points where the host's own rate was well tuned",
         gt=0,
         le=100,
     )
@@ -135,10 +140,11 @@ class JudgeSpec(Model):
         le=1e6,
     )
     cooldown_steps: Int = field(
-        "Steps of learning-rate decay to zero given to both sides before they are compared.",
+        "Most steps of learning-rate decay to zero given to both sides before they are compared; a run takes 2 % of "
+        "the steps that its host alone would make, but at least 50.",
         200,
         unit="steps",
-        why="without a cool-down a twin has no power; 200 separated 12 of 12",
+        why="without a cool-down a twin has no power; 200 separated 12 of 12, more than 2 % costs a short run too much",
         ge=0,
         le=MAX_INT,
     )
@@ -183,25 +189,25 @@ class ControllerSpec(Model):
     )
     warmup_epochs: Int = field(
         "Epochs before the first germination.",
-        3,
+        2,
         unit="epochs",
-        why="early curves say nothing about capacity",
+        why="growing after 3 % of a run beat every later moment; two epochs get the host off the ground",
         ge=0,
         le=1_000_000,
     )
     patience_epochs: Int = field(
-        "Epochs without enough improvement that make a plateau.",
+        "Epochs between one germination and the next, and after a probe that spoke against growing.",
         3,
         unit="epochs",
-        why="one flat epoch is noise, three are a plateau",
+        why="the loss must settle before the next seed is weighed",
         ge=1,
         le=1_000_000,
     )
     minimum_improvement: float = field(
-        "Relative drop of the controller loss that still counts as progress.",
+        "Germinate only where the loss should end the run at least this much lower for it.",
         0.005,
         unit="fraction of the loss",
-        why="smaller changes are mostly noise",
+        why="smaller advantages are lost in what the forecast does not know",
         ge=0,
         lt=1,
     )
@@ -233,14 +239,14 @@ class ControllerSpec(Model):
         "Steps of the frozen-host probe that ranks candidates.",
         50,
         unit="steps",
-        why="ranked as well as a real 150-step training probe",
+        why="ranked as well as a real 150-step training probe; not run where it takes over 2 % of what remains",
         ge=1,
         le=100_000,
     )
     placement: Annotated[Placement, Choice] = field(
         "How candidate slots are ranked.",
-        Placement.PROBE,
-        why="the best measured that needs no knowledge of the network's order",
+        Placement.EARLIEST,
+        why="1.2 points over a random slot; a probe gave 0.9 and costs compute",
     )
     fixed: list[FixedSeed] = field(
         "The plan of policy Fixed.", factory=list, why="no other policy reads it", max_length=128, schema=ATOMIC

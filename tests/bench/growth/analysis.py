@@ -18,10 +18,10 @@ Curve = dict[int, float]
 """A value by seed."""
 
 
-def tuned_rates(rows: Sequence[Row], fallback: float) -> dict[tuple[str, float], float]:
+def tuned_rates(rows: Sequence[Row], fallback: float) -> Rates:
     """The learning rate with the lowest mean controller loss, by arm and budget, from the tuning runs alone.
 
-    ``fallback`` is used where there are none. A run whose loss is not finite counts as infinitely bad.
+    ``fallback`` is used for an arm without tuning runs. A run whose loss is not finite counts as infinitely bad.
     """
     losses: dict[tuple[str, float], dict[float, list[float]]] = {}
     for row in rows:
@@ -30,16 +30,22 @@ def tuned_rates(rows: Sequence[Row], fallback: float) -> dict[tuple[str, float],
             value = math.inf if loss is None or not math.isfinite(loss) else loss
             losses.setdefault((row["arm"], row["budget"]), {}).setdefault(row["rate"], []).append(value)
     best = {key: min(by_rate, key=lambda rate: mean(by_rate[rate])) for key, by_rate in losses.items()}
-    return _Rates(best, fallback)
+    return Rates(best, fallback)
 
 
-class _Rates(dict[tuple[str, float], float]):
+class Rates(dict[tuple[str, float], float]):
+    """Learning rates by arm and budget; a budget that was not tuned takes the rate of the nearest that was."""
+
     def __init__(self, known: dict[tuple[str, float], float], fallback: float) -> None:
         super().__init__(known)
         self._fallback = fallback
 
     def __missing__(self, key: tuple[str, float]) -> float:
-        return self._fallback
+        arm, budget = key
+        tuned = [size for name, size in self if name == arm]
+        if not tuned:
+            return self._fallback
+        return self[arm, min(tuned, key=lambda size: abs(math.log(size / budget)))]
 
 
 @dataclass(frozen=True)

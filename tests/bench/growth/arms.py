@@ -34,7 +34,7 @@ class Job:
 
 def growth_spec(suite: Suite, arm: str) -> dict[str, Any]:
     """The part of a run's spec in which the growth arms differ; budgets and tuning are the same for all."""
-    judged = {"judge": {"mode": "Once", "cooldownSteps": suite.cooldown_steps}}
+    judged = {"judge": {"mode": "Once"}}
     bare: dict[str, Any] = {
         "judge": {"mode": "Off"},
         "seeds": {"graftingEpochs": 1, "stabilizationEpochs": 0, "fineTuningEpochs": 0},
@@ -65,8 +65,7 @@ def manifest(suite: Suite, job: Job) -> dict[str, Any]:
         "task": {"ref": suite.ref, "params": {**suite.params, **size}},
         "slots": [{"path": "blocks.*"}],
         "training": {
-            # FLOPs bind, not epochs: the larger arms make fewer of them, and a run that probes more than one.
-            "epochs": 2 * suite.epochs,
+            "epochs": suite.epochs(job.budget),
             "stepsPerEpoch": suite.steps_per_epoch(job.budget),
             "batchSize": suite.batch_size,
             "optimizer": {"learningRate": job.rate},
@@ -74,7 +73,7 @@ def manifest(suite: Suite, job: Job) -> dict[str, Any]:
         },
         "budget": {"trainingFlops": job.budget},
         "kernels": {"blueprints": [suite.blueprint], "strategies": ["Fast"]},
-        "checkpoints": {"everyEpochs": 2 * suite.epochs},
+        "checkpoints": {"everyEpochs": suite.epochs(job.budget)},
     }
     if job.arm in FIXED:
         spec["controller"] = {"policy": "Never"}
@@ -85,11 +84,11 @@ def manifest(suite: Suite, job: Job) -> dict[str, Any]:
 
 
 def tuning_jobs(suite: Suite, effort: Effort, arms: tuple[str, ...]) -> Iterator[Job]:
-    """Every arm at every budget with every learning rate, on seeds of their own; none if there is only one rate."""
+    """Every arm at the tuned budgets with every learning rate, on seeds of their own; none if there is one rate."""
     rates = chosen_rates(suite, effort)
     if len(rates) < 2:
         return
-    for budget in chosen_budgets(suite, effort):
+    for budget in chosen_budgets(suite, effort)[: effort.tuned_budgets]:
         for arm in arms:
             for rate in rates:
                 for number in range(effort.tuning_seeds):

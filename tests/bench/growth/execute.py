@@ -16,7 +16,7 @@ from .arms import Job, manifest
 from .store import Row, Store
 from .suites import SUITES
 
-NICE = 10
+NICE = 19
 
 
 def run_job(job: Job, library: str) -> Row:

@@ -7,6 +7,7 @@ the fixed ones with policy Never.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Suite:
         host_flops: forward FLOPs of the host for one sample.
         budgets: training FLOPs, shortest first.
         rates: learning rates tried for every arm.
-        epochs: epochs of the host within a budget; growth is decided at their ends.
+        epoch_steps: the most optimizer steps an epoch may have: one pass over the training split.
         first_slot: where arm "fixed" grows, at the end of its second epoch.
         higher_is_better: about the task's metric.
     """
@@ -38,28 +39,39 @@ class Suite:
     batch_size: int
     budgets: tuple[float, ...]
     rates: tuple[float, ...]
-    epochs: int = 40
+    epoch_steps: int
     first_slot: str = "blocks.0"
     higher_is_better: bool = True
     params: Mapping[str, Any] = field(default_factory=dict)
-    cooldown_steps: int = 50
+
+    def host_steps(self, budget: float) -> int:
+        """Optimizer steps that the host alone makes within the budget."""
+        return int(budget / (3 * self.host_flops * self.batch_size))
 
     def steps_per_epoch(self, budget: float) -> int:
-        """Optimizer steps of one epoch, so that the host alone makes ``epochs`` of them within the budget."""
-        return max(1, round(budget / (3 * self.host_flops * self.batch_size) / self.epochs))
+        """Optimizer steps of one epoch, the same for all arms: about 40 epochs of the host; growth is decided at
+        their ends."""
+        return min(self.epoch_steps, max(SHORTEST_EPOCH, round(self.host_steps(budget) / 40)))
+
+    def epochs(self, budget: float) -> int:
+        """More epochs than any arm can pay for, so that FLOPs bind and not epochs."""
+        return 2 * math.ceil(self.host_steps(budget) / self.steps_per_epoch(budget))
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is run: seeds for the report, seeds for tuning (others), and how many of the budgets and rates."""
+    """How much is run: seeds for the report, seeds for tuning (others), how many of the budgets and rates, and at how
+    many of the budgets rates are tuned (longer ones take the rate of the longest that was)."""
 
     seeds: int
     tuning_seeds: int
     budgets: int
     rates: int
+    tuned_budgets: int
 
 
-EFFORTS = {"quick": Effort(2, 1, 1, 1), "full": Effort(10, 3, 3, 3)}
+EFFORTS = {"quick": Effort(2, 1, 1, 1, 1), "full": Effort(10, 2, 3, 3, 2)}
+SHORTEST_EPOCH = 20
 
 SUITES: dict[str, Suite] = {
     "mnist1d": Suite(
@@ -71,11 +83,13 @@ SUITES: dict[str, Suite] = {
             "between-2": {"branches": [1, 0, 0]},
             "final": {"branches": 1},
         },
+        params={"report_examples": 2000},
         host_flops=7520,
         blueprint="conv_block",
         batch_size=50,
-        budgets=(8e8, 2.4e9, 6e9),
+        budgets=(6e8, 1.8e9, 5e9),
         rates=(0.01, 0.02, 0.04),
+        epoch_steps=80,
     ),
     "vector": Suite(
         name="vector",
@@ -91,5 +105,6 @@ SUITES: dict[str, Suite] = {
         batch_size=100,
         budgets=(4e7, 1.6e8, 6.4e8),
         rates=(0.005, 0.01, 0.02),
+        epoch_steps=80,
     ),
 }

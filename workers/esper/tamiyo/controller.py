@@ -16,7 +16,7 @@ from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.memory import UNPROVEN, Ended, Life, Memory, latest
 from esper.tamiyo.offers import Kernels, Offers, Source
 from esper.tamiyo.openings import Terms, budget_refusal, find, room
-from esper.tamiyo.payoff import TIME_CONSTANT
+from esper.tamiyo.payoff import Exponents, settled
 from esper.tamiyo.policy import Always, Choice, Fixed, Never, Options, Policy, Proposal, Random
 from esper.tamiyo.reports import FieldReport
 from esper.tamiyo.scoring import Lessons, Scored
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from leyline.resources import TrainingRunSpec
 
 
-SCHEMA = 1
+SCHEMA = 2
 #: Most refusals kept with one decision.
 MAX_REFUSED = 16
 
@@ -167,19 +167,18 @@ class TamiyoController:
     def _learn(self, end: Ended, view: RunView) -> None:
         life = end.life
         loss = life.evidence.get("twin_loss", life.pre_loss)
-        effect = life.evidence.get("effect")
         blended, judged = life.reached.get("grafting"), life.reached.get("evaluating")
-        if effect is not None and blended is not None and judged is not None:
-            # The verdict came early; by the end of the run the kernel would bring more.
-            settled = 1.0 - math.exp(-max(1, judged - blended) / (TIME_CONSTANT * view.epochs))
-            effect = effect / settled
-        host = max(1, life.host_parameters)
+        steps = 0.0
+        if blended is not None and judged is not None:
+            steps = (judged - blended) * self.costs.steps_per_epoch(view) + self.costs.cooldown(view)
+        # The verdict comes early: by the end of the run the kernel would bring more.
+        exponent = Exponents.of(fit(view.controller_losses)).worth
         self._evidence.verdict(
             life.blueprint,
             promoted=end.outcome is Stage.FOSSILIZED,
-            effect=effect,
+            effect=life.evidence.get("effect"),
             loss=loss,
-            growth=(host + life.parameters) / host if life.host_parameters else 1.0,
+            expected=exponent * settled(steps) * math.log1p(life.growth),
         )
 
     def _failed_germination(self, life: Life, epoch: int) -> None:
@@ -211,11 +210,7 @@ class TamiyoController:
             closed_slots=self._embargo.closed_slots(view.epoch),
             closed_kernels=self._embargo.closed_kernels(view.epoch),
             only_trainable=bool(open_lives) and self.spec.judge.mode != "Off",
-            lessons=Lessons(
-                self._evidence.exponent,
-                trend.exponent if trend is not None else self._evidence.exponent,
-                self._evidence.fit(),
-            ),
+            lessons=Lessons(self._evidence.leverage, Exponents.of(trend), self._evidence.fit()),
         )
         offer = Offers(view, self._source)
         ranked, against = find(self.spec, self.costs, view, offer, terms)
@@ -228,7 +223,7 @@ class TamiyoController:
             costs=self.costs,
             trend=trend,
             train_trend=self._train_trend(view, trend),
-            evidence=self._evidence,
+            lessons=terms.lessons,
             last_germination=self._last_germination,
             changing=any(seed.stage in driving.JUDGED for seed in view.seeds.values()),
             reserved=terms.flops,
@@ -293,7 +288,7 @@ class TamiyoController:
                     germinated=view.epoch,
                     parameters=record.parameters,
                     fixed=record.parameters == 0,
-                    host_parameters=view.budget.parameters_used,
+                    growth=cost.step_ratio,
                     reserved_flops=cost.once,
                     pre_loss=latest(view.controller_losses),
                     pre_metric=latest(view.controller_metrics),

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from esper.tamiyo.views import RunView, SlotView
     from esper.urza.library import KernelRecord
-    from leyline.resources import TrainingRunSpec
+    from leyline.resources import JudgeSpec, TrainingRunSpec
 
 STEP_PER_FORWARD = 3.0
 #: Epochs from the order to germinate until the kernel is in: it is loaded while the next epoch trains.
 LOADING_EPOCHS = 1
+#: A cool-down takes this share of the steps the host alone would make in the run, but not fewer than so many: shorter
+#: ones have no power, longer ones eat up what growing brings in a short run.
+COOLDOWN_SHARE = 0.02
+SHORTEST_COOLDOWN = 50
+#: Steps that measuring a gradient norm takes.
+GRADIENT_STEPS = 4
+
+
+def cooldown_length(judge: JudgeSpec, run_steps: float) -> int:
+    """Steps of one cool-down: a share of the run's, never more than ``judge.cooldownSteps``."""
+    return min(judge.cooldown_steps, max(SHORTEST_COOLDOWN, int(COOLDOWN_SHARE * run_steps)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +102,10 @@ class CostModel:
     def __init__(self, spec: TrainingRunSpec) -> None:
         self.calendar = Calendar.of(spec)
         self._samples = spec.training.batch_size * spec.training.gradient_accumulation
-        self._cooldown = spec.judge.cooldown_steps * spec.judge.replicates * self.calendar.looks
+        self._judge = spec.judge
         self._shadow = spec.seeds.objective == "Shadow"
-        # A gradient norm takes one step, no placement but these two asks the trainer for anything.
-        steps = {"Probe": spec.controller.probe_steps, "GradientNorm": 1}
+        # No placement but these two asks the trainer for anything.
+        steps = {"Probe": spec.controller.probe_steps, "GradientNorm": GRADIENT_STEPS}
         self._probe_steps = steps.get(str(spec.controller.placement), 0)
 
     def steps_per_epoch(self, view: RunView) -> float:
@@ -107,6 +118,11 @@ class CostModel:
         """Training FLOPs that may still be spent; infinite without a limit."""
         limit = view.budget.flops_limit
         return math.inf if limit is None else max(0.0, limit - view.budget.flops_used)
+
+    def cooldown(self, view: RunView) -> int:
+        """Steps of one cool-down of the judge in this run."""
+        run_steps = view.epochs * self.steps_per_epoch(view)
+        return view.budget.cooldown_steps or cooldown_length(self._judge, run_steps)
 
     def kernel_step(self, view: RunView, slot: SlotView, record: KernelRecord) -> float:
         """Training FLOPs that the kernel adds to one optimizer step."""
@@ -129,7 +145,8 @@ class CostModel:
         probe = self.probe(view, probed)
         isolation = calendar.isolation * per_epoch * (kernel + (host if self._shadow else 0.0))
         twin = calendar.twin * per_epoch * host
-        judging = self._cooldown * (2.0 * host + kernel)
+        looks = self._judge.replicates * calendar.looks
+        judging = looks * self.cooldown(view) * (2.0 * host + kernel)
         once = probe + isolation + twin + judging
         alone = (LOADING_EPOCHS + calendar.isolation) * per_epoch
         lead = calendar.until_fossilized * per_epoch

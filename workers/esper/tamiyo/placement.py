@@ -1,24 +1,27 @@
 """Where to grow: the heuristic's order of slots, by measurement where the manifest asks for it.
 
-``Probe`` trusts the loss drop of a short probe with the host frozen, ``GradientNorm`` the gradient at the kernel's last
-layer, ``Earliest`` the order of the slots and ``Random`` nothing. What can't be had falls back to the next of Probe,
-GradientNorm, Earliest. A probe's drop is far from the gain to come (measured: between a third of it and eight times as
-much), so it only shifts the expected gain between slots.
+``Earliest`` trusts the order of the slots, ``Probe`` the loss drop of a short probe with the host frozen,
+``GradientNorm`` the gradient at the kernel's last layer, and ``Random`` nothing. Measured against a random slot, on a
+small convolutional network: earliest +1.22 ± 0.27 points, probe +0.94 ± 0.30, gradient norm +0.92 ± 0.30. What can't
+be had falls back: Probe to GradientNorm, both to Earliest. A probe's drop is far from the gain to come (measured:
+between a third of it and eight times as much), so it only shifts the expected gain between slots.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from esper.tamiyo.cost import GRADIENT_STEPS
 from esper.tamiyo.policy import Draws, Options
 from esper.tamiyo.scoring import Scored
 from esper.tamiyo.views import Candidate, ProbeResult, RunView, SlotView
 
-#: Most slots probed at once, and the largest share of the remaining steps that probing may take.
+#: Most slots probed at once, and the largest share of the remaining compute that probing may take: in a run of a few
+#: thousand steps three slots cost a probe 8 %, and knowing the best of them is worth less.
 MAX_PROBED = 6
-MAX_PROBE_SHARE = 0.1
+MAX_PROBE_SHARE = 0.02
 #: Above this share of dead units a slot is passed over while another is open.
 MOST_DEAD = 0.95
 #: How far one slot's signal may shift the expected gain.
@@ -36,15 +39,23 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """The slots to choose from, in the order of preference among equals; ``method`` says how that was found.
+class Probing:
+    """The slots that come into question, in their order, before anything is measured.
 
-    ``probed`` is how many kernels were probed, ``hopeless`` true if the probe lowered the loss nowhere.
+    ``probe`` is whether they are to be measured; ``method`` says how they were found.
     """
 
     places: tuple[Place, ...]
     method: str
-    probed: int = 0
+    probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The slots to choose from after a probe, in their order; ``hopeless`` if it lowered the loss nowhere."""
+
+    places: tuple[Place, ...]
+    method: str
     hopeless: bool = False
 
 
@@ -64,7 +75,7 @@ def asleep(slot: SlotView) -> bool:
 
 
 def affordable_probes(view: RunView, options: Options, probe_steps: int) -> int:
-    """How many candidates may be probed within ``MAX_PROBE_SHARE`` of the steps that remain."""
+    """How many candidates may be probed within ``MAX_PROBE_SHARE`` of the compute that remains."""
     costs = options.costs
     steps = max(0, view.epochs - view.epoch) * costs.steps_per_epoch(view)
     if view.budget.step_flops > 0:
@@ -72,53 +83,47 @@ def affordable_probes(view: RunView, options: Options, probe_steps: int) -> int:
     return min(MAX_PROBED, int(MAX_PROBE_SHARE * steps / max(1, probe_steps)))
 
 
-def place(method: str, view: RunView, options: Options, probe_steps: int, draws: Draws) -> Placement:
-    """Order the open slots by ``method`` (a value of ``controller.placement``)."""
+def candidates(method: str, view: RunView, options: Options, probe_steps: int, draws: Draws) -> Probing:
+    """The open slots that come into question by ``method`` (a value of ``controller.placement``)."""
     slots = [slot for slot in options.ranked if not asleep(view.slots[slot])] or list(options.ranked)
     if method == "Random":
-        drawn = slots[draws.below(len(slots))]
-        return Placement((Place(drawn, options.ranked[drawn][0]),), "Random")
-    earliest = tuple(Place(slot, options.ranked[slot][0]) for slot in slots)
-    if method == "Earliest":
-        return Placement(earliest[:1], "Earliest")
+        slots = [slots[draws.below(len(slots))]]
+    if method in ("Random", "Earliest"):
+        return Probing((Place(slots[0], options.ranked[slots[0]][0]),), method)
     if view.probe is None:
-        return Placement(earliest[:1], "Earliest: no probe is available")
-    steps = probe_steps if method == "Probe" else 1
-    most = affordable_probes(view, options, steps)
+        return Probing((Place(slots[0], options.ranked[slots[0]][0]),), "Earliest: no probe is available")
+    most = affordable_probes(view, options, probe_steps if method == "Probe" else GRADIENT_STEPS)
     chosen = shortlist(slots, most)
     if len(chosen) < min(2, len(slots)):
-        return Placement(earliest[:1], "Earliest: probing would cost more than a tenth of what remains")
-    candidates = [Candidate(slot, options.ranked[slot][0].record.artifact_id) for slot in chosen]
-    results = view.probe(candidates)
-    return _by_signal(method, candidates, results, options)
+        why = f"Earliest: probing would cost more than {MAX_PROBE_SHARE:.0%} of what remains"
+        return Probing((Place(slots[0], options.ranked[slots[0]][0]),), why)
+    return Probing(tuple(Place(slot, options.ranked[slot][0]) for slot in chosen), method, probe=True)
 
 
-def _by_signal(
-    method: str, candidates: Sequence[Candidate], results: Mapping[Candidate, ProbeResult], options: Options
-) -> Placement:
-    probed = len(candidates)
-    best = {slot: kernels[0] for slot, kernels in options.ranked.items()}
-    drops = {c: results[c].loss_drop for c in candidates if c in results and math.isfinite(results[c].loss_drop)}
-    norms = {
-        c: results[c].gradient_norm for c in candidates if c in results and math.isfinite(results[c].gradient_norm)
-    }
+def place(eligible: Probing, view: RunView) -> Placement:
+    """Run the probe on the places that come into question, and shift their expected gains by what it found."""
+    assert view.probe is not None
+    by_candidate = {Candidate(one.slot, one.kernel.record.artifact_id): one for one in eligible.places}
+    return _by_signal(eligible.method, by_candidate, view.probe(list(by_candidate)))
+
+
+def _by_signal(method: str, places: Mapping[Candidate, Place], results: Mapping[Candidate, ProbeResult]) -> Placement:
+    drops = {c: results[c].loss_drop for c in places if c in results and math.isfinite(results[c].loss_drop)}
+    norms = {c: results[c].gradient_norm for c in places if c in results and math.isfinite(results[c].gradient_norm)}
     if method == "Probe" and drops:
         signals, used = drops, "Probe"
     elif norms:
-        signals, used = (
-            norms,
-            "GradientNorm" if method == "GradientNorm" else "GradientNorm: the probe measured no loss",
-        )
+        signals = norms
+        used = "GradientNorm" if method == "GradientNorm" else "GradientNorm: the probe measured no loss"
     else:
-        first = candidates[0].slot
-        return Placement((Place(first, best[first]),), "Earliest: the probe measured nothing", probed)
+        return Placement((next(iter(places.values())),), "Earliest: the probe measured nothing")
     positive = [value for value in signals.values() if value > 0.0]
     if not positive:
-        return Placement((), used, probed, hopeless=True)
+        return Placement((), used, hopeless=True)
     mean = math.fsum(positive) / len(positive)
-    places = tuple(
-        Place(c.slot, best[c.slot], min(max(signals[c] / mean, LOWEST_FACTOR), HIGHEST_FACTOR), signals[c])
-        for c in candidates
+    shifted = tuple(
+        replace(one, factor=min(max(signals[c] / mean, LOWEST_FACTOR), HIGHEST_FACTOR), signal=signals[c])
+        for c, one in places.items()
         if signals.get(c, 0.0) > 0.0
     )
-    return Placement(places, used, probed)
+    return Placement(shifted, used)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.tamiyo.evidence import Evidence
+from esper.tamiyo.scoring import Lessons
 from esper.tamiyo.views import Numbers, RunView
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class Options:
 
     ``ranked`` maps each open slot, earliest first, to its admissible kernels, best first. ``capacity`` is how many
     seeds may germinate now. ``trend`` is the controller loss since the network last changed, ``train_trend`` the same
-    for the training loss. ``evidence`` is what the run's verdicts have taught, ``last_germination`` the epoch of the
-    last order to germinate, ``changing`` whether a seed is being blended or judged, ``reserved`` the training FLOPs
+    for the training loss. ``lessons`` is what the run has taught, ``last_germination`` the epoch of the last order to
+    germinate, ``changing`` whether a seed is being blended or judged, ``reserved`` the training FLOPs
     promised to seeds in flight.
     """
 
@@ -58,7 +58,7 @@ class Options:
     costs: CostModel
     trend: Trend | None = None
     train_trend: Trend | None = None
-    evidence: Evidence = field(default_factory=Evidence)
+    lessons: Lessons = field(default_factory=Lessons)
     last_germination: int | None = None
     changing: bool = False
     reserved: float = 0.0

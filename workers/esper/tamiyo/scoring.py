@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from esper.tamiyo.evidence import SIZE_EXPONENT
-from esper.tamiyo.payoff import capacity, lost_time
+from esper.tamiyo.evidence import LEVERAGE
+from esper.tamiyo.payoff import Exponents, weigh
 
 if TYPE_CHECKING:
     from esper.tamiyo.cost import CostModel
@@ -39,12 +39,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What this run has taught: the exponent of loss over size, that over time (as the trend is now), and a factor for
-    each blueprint that was judged."""
+    """What this run has taught: κ, the exponents as the trend is now, and a factor for each judged blueprint."""
 
-    size_exponent: float = SIZE_EXPONENT
-    time_exponent: float = SIZE_EXPONENT
+    leverage: float = LEVERAGE
+    exponents: Exponents = field(default_factory=Exponents)
     fit: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, blueprint: str) -> float:
+        """The κ to expect of a blueprint."""
+        return self.leverage * self.fit.get(blueprint, 1.0)
 
 
 def _doublings(value: float | None, typical: float) -> float:
@@ -73,10 +76,10 @@ def rank(
     scored = []
     for record in records:
         cost = costs.germination(view, slot, record, reserved=reserved)
-        exponent = lessons.size_exponent * lessons.fit.get(record.blueprint, 1.0)
+        payoff = weigh(view, costs, cost, lessons.exponents, lessons.of(record.blueprint))
         terms = {
-            "capacity": capacity(view, costs, cost, exponent),
-            "lost_time": -lessons.time_exponent * lost_time(view, costs, cost),
+            "gain": payoff.gain,
+            "lost": -payoff.lost,
             "compute": -COMPUTE_PRICE * math.log1p(cost.step_ratio),
             "latency": -LATENCY_WEIGHT * _doublings(record.latency_ms, latency),
             "ratio": -RATIO_WEIGHT * _doublings(record.ratio, 1.0),

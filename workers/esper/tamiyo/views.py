@@ -92,8 +92,8 @@ class BudgetView:
     ``parameters_used`` counts the host and every loaded kernel (TRAINING up to FOSSILIZED), not the twin.
     ``flops_used`` counts all training FLOPs so far: culled seeds, twins and probes too. ``step_flops`` are the
     training FLOPs of one optimizer step of the network as it is now, without the twin. ``remaining_fraction`` is the
-    share of the run still ahead, in [0, 1]. ``steps_per_epoch`` and ``samples_per_step`` of 0 are derived from the view
-    and the spec.
+    share of the run still ahead, in [0, 1]. ``steps_per_epoch``, ``samples_per_step`` and ``cooldown_steps`` (of one
+    cool-down of the judge) of 0 are derived from the view and the spec.
     """
 
     parameters_used: int
@@ -104,6 +104,7 @@ class BudgetView:
     flops_limit: float | None = None
     steps_per_epoch: int = 0
     samples_per_step: int = 0
+    cooldown_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)
