@@ -1,19 +1,18 @@
-"""How long one decision takes with ten thousand seeds: `python tests/bench/decision.py [--json] [--seeds N] [-n N]`.
+"""How long one decision takes with ten thousand seeds.
 
 Three views, each the dearest of its kind: all slots open so that the policy is asked and every slot is ranked; a full
 network of which one seed in ten is in flight and wants something; the same with a decision log and a memory that have
-seen all of it. Prints the median, the 99th percentile (``null`` below 100 decisions) and the slowest, in milliseconds.
+seen all of it.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
+
+from tests.bench.analysis import median, percentile
+from tests.bench.report import BELOW, Report, bounded
 
 from esper.tamiyo import BudgetView, RunView, SeedView, SlotView, TamiyoController
 from esper.urza.library import KernelRecord, State
@@ -22,6 +21,7 @@ from leyline.lifecycle import Stage
 from leyline.resources import TrainingRunSpec
 
 LIMIT_MS = 100.0
+SEEDS = 10_000
 STAGES = (
     Stage.GERMINATED, Stage.LOADING, Stage.TRAINING, Stage.TRAINING, Stage.TRAINING, Stage.TRAINING,
     Stage.FINE_TUNING, Stage.FINE_TUNING, Stage.FINE_TUNING, Stage.ERROR_RECOVERY,
@@ -47,7 +47,7 @@ def kernels(count: int = 24) -> list[KernelRecord]:
     return [
         KernelRecord(
             f"{i:016x}-x86_64-avx512-fast-00000000", f"b{i}", "fast", State.VALIDATED, 1.0, 0.5 + 0.1 * i, 1.0 + i, (),
-            0.02 * i, 10_000 * (i + 1), 1000 * (i + 1),
+            0.02 * i, 200_000_000 * (i + 1), 1000 * (i + 1),
         )
         for i in range(count)
     ]  # fmt: skip
@@ -87,8 +87,10 @@ def in_flight(count: int, epoch: int) -> RunView:
     return run_view(seeds, count, epoch)
 
 
-def measure(name: str, build: Callable[[int, int], RunView], count: int, repeats: int, keep: bool) -> dict[str, object]:
-    """Time decisions; ``keep`` asks one controller again and again, as a run does."""
+def measure(build: Callable[[int, int], RunView], count: int, repeats: int, keep: bool) -> tuple[list[float], int]:
+    """Milliseconds of each decision, and the orders of the last; ``keep`` asks one controller again and again, as a
+    run does.
+    """
     times, orders = [], 0
     controller = TamiyoController(spec(count))
     for i in range(repeats):
@@ -99,42 +101,27 @@ def measure(name: str, build: Callable[[int, int], RunView], count: int, repeats
         began = time.perf_counter()
         orders = len(controller.decide(view))
         times.append((time.perf_counter() - began) * 1e3)
-    return {
-        "case": name,
-        "seeds": count,
-        "n": repeats,
-        "orders": orders,
-        "median_ms": statistics.median(times),
-        "p99_ms": statistics.quantiles(times, n=100)[98] if repeats >= 100 else None,
-        "slowest_ms": max(times),
-    }
+    return times, orders
 
 
-def main() -> None:
-    """Measure, print, and exit 1 if a median is above the promised 100 ms."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10_000)
-    parser.add_argument("-n", type=int, default=100, help="decisions per case")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
-    cases = [
-        measure("all slots open", open_slots, arguments.seeds, arguments.n, keep=False),
-        measure("a tenth in flight", in_flight, arguments.seeds, arguments.n, keep=False),
-        measure("the same run asked again", in_flight, arguments.seeds, arguments.n, keep=True),
-    ]
-    report = {"limit_ms": LIMIT_MS, "python": platform.python_version(), "cases": cases}
-    if arguments.json:
-        print(json.dumps(report, indent=2))
-    else:
-        for case in cases:
-            p99 = f"{case['p99_ms']:7.1f}" if case["p99_ms"] is not None else "      –"
-            print(
-                f"{case['case']:<26} {case['seeds']} seeds  median {case['median_ms']:6.1f} ms  p99 {p99} ms  "
-                f"slowest {case['slowest_ms']:6.1f} ms  n={case['n']}"
+def run(quick: bool = False) -> Report:
+    """Measure the three views."""
+    report = Report()
+    repeats = 15 if quick else 100
+    for name, build, keep in (
+        ("all slots open", open_slots, False),
+        ("a tenth in flight", in_flight, False),
+        ("the same run asked again", in_flight, True),
+    ):
+        times, orders = measure(build, SEEDS, repeats, keep)
+        p90 = percentile(times, 0.9)
+        note = f"slowest {max(times):.3g} ms" + (f", 90th percentile {p90:.3g} ms" if p90 is not None else "")
+        report.rows.append(
+            bounded(
+                f"one decision with {SEEDS:,} seeds, {name}", f"<= {LIMIT_MS:g} ms", median(times), "ms", BELOW,
+                LIMIT_MS, f"{note}; {orders} orders",
             )
-    if any(float(str(case["median_ms"])) > LIMIT_MS for case in cases):
-        raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()
+        )  # fmt: skip
+        report.details[name] = times
+        print(f"{name}: done", flush=True)
+    return report

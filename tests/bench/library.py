@@ -1,28 +1,27 @@
-"""How long a query of the kernel library takes: `python tests/bench/library.py [--json] [--artifacts N] [-n N]`.
+"""How long a query of the kernel library takes: 100,000 artifacts in SQLite, 200 for each interface.
 
-A library with N artifacts (10,000 by default) of 50 interfaces and 50 blueprints, three quarters of them validated and
-each with a report of the usual size, is asked three kinds of question. Prints rows found, the median, the 95th
-percentile and the slowest, in milliseconds.
+Three quarters of the artifacts are validated and each has a report of the usual size. Three kinds of question are asked
+in turn.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import platform
 import random
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from sqlalchemy import insert
+from tests.bench.analysis import Estimate, bootstrap, median, percentile
+from tests.bench.report import BELOW, Report, bounded
 
 from esper.urza import KernelQuery, SqlLibrary
 from esper.urza.models import ArtifactRow, ReportRow, TagRow
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
 
+P50_MS, P95_MS = 10.0, 200.0
 HARDWARE, TOOLCHAIN = "x86_64-avx2", "01234567"
 STATES = ("Validated", "Validated", "Validated", "Rejected")
 TAGS = ("high_speed", "low_memory", "numerically_stable")
@@ -32,7 +31,7 @@ REPORT = {"ratio": 0.9, "latency_ms_mean": 1.0, "samples": list(range(100)), "en
 def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
     """Write rows straight into the tables: the way through the states would take hours at this size."""
     draw = random.Random(0)
-    interfaces = [Interface(Layout.VECTOR, width) for width in range(16, 66)]
+    interfaces = [Interface(Layout.VECTOR, 16 + number) for number in range(artifacts // 200)]
     digests = []
     for number in range(50):
         nodes = {
@@ -48,8 +47,9 @@ def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
         name = f"{number:016x}-{HARDWARE}-fast-{TOOLCHAIN}"
         rows.append(
             {
-                "artifact_id": name, "number": f"{number:016x}", "blueprint": digests[number // 50 % 50],
-                "interface_digest": interfaces[number % 50].digest(), "interface": "{}", "strategy": "fast",
+                "artifact_id": name, "number": f"{number:016x}", "blueprint": digests[number // len(interfaces) % 50],
+                "interface_digest": interfaces[number % len(interfaces)].digest(), "interface": "{}",
+                "strategy": "fast",
                 "hardware": HARDWARE, "toolchain": TOOLCHAIN, "state": draw.choice(STATES),
                 "cause": "", "flops": 1, "parameters": 1, "ratio": 0.9, "latency_ms": 1.0, "memory_mb": 1.0,
                 "risk": draw.random(), "report": number + 1, "created_at": 0, "changed_at": 0,
@@ -67,46 +67,34 @@ def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
     return interfaces
 
 
-def main() -> None:
+def run(quick: bool = False) -> Report:
     """Fill a library and ask it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifacts", type=int, default=10_000)
-    parser.add_argument("-n", type=int, default=100, help="times each question is asked")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    results = []
-    with tempfile.TemporaryDirectory() as home:
+    artifacts, repeats = (10_000, 40) if quick else (100_000, 300)
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="esper-bench-") as home:
         library = SqlLibrary.open(Path(home))
-        interface = fill(library, options.artifacts)[3]
+        interface = fill(library, artifacts)[3]
         questions = {
             "interface": KernelQuery(interface, HARDWARE, toolchain=TOOLCHAIN),
             "interface, tags, risk": KernelQuery(interface, HARDWARE, tags=TAGS[:2], max_risk=0.5, toolchain=TOOLCHAIN),
             "interface, blueprints": KernelQuery(interface, HARDWARE, blueprints=("b1", "b2"), toolchain=TOOLCHAIN),
         }
-        for name, question in questions.items():
-            rows, times = len(library.query(question)), []
-            for _ in range(options.n):
+        times: dict[str, list[float]] = {name: [] for name in questions}
+        found = {name: len(library.query(question)) for name, question in questions.items()}
+        for _ in range(repeats):
+            for name, question in questions.items():
                 began = time.perf_counter()
                 library.query(question)
-                times.append((time.perf_counter() - began) * 1e3)
-            times.sort()
-            results.append(
-                {
-                    "question": name,
-                    "artifacts": options.artifacts,
-                    "rows": rows,
-                    "p50_ms": round(statistics.median(times), 2),
-                    "p95_ms": round(times[int(0.95 * (len(times) - 1))], 2),
-                    "max_ms": round(times[-1], 2),
-                }
-            )
+                times[name].append((time.perf_counter() - began) * 1e3)
         library.close()
-    if options.json:
-        print(json.dumps({"machine": platform.machine(), "results": results}))
-        return
-    for line in results:
-        print("  ".join(f"{key} {value}" for key, value in line.items()))
-
-
-if __name__ == "__main__":
-    main()
+    for name, taken in times.items():
+        what = f"library query by {name} ({artifacts:,} artifacts, SQLite)"
+        note = f"{found[name]} kernels found"
+        report.rows.append(bounded(f"{what}, median", f"<= {P50_MS:g} ms", median(taken), "ms", BELOW, P50_MS, note))
+        if percentile(taken, 0.95) is not None:
+            late: Estimate = bootstrap(taken, lambda values: float(percentile(values.tolist(), 0.95) or 0.0))
+            report.rows.append(
+                bounded(f"{what}, 95th percentile", f"<= {P95_MS:g} ms", late, "ms", BELOW, P95_MS, note)
+            )
+    report.details["milliseconds"] = times
+    return report

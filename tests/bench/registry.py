@@ -19,14 +19,15 @@ class Benchmark:
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
-        "dormant": Benchmark("dormant", "what dormant seeds cost a training step", 60, 20),
+        "dormant": Benchmark("dormant", "what dormant seeds cost a training step", 150, 25),
         "no-pause": Benchmark("no_pause", "longest step while kernels load and graft", 60, 25),
         "kernel-load": Benchmark("loading", "kernel load from the local cache", 60, 20),
         "rollback": Benchmark("rollback", "time and exactness of rollbacks", 30, 12),
         "decision": Benchmark("deciding", "one decision with ten thousand seeds", 60, 15),
         "telemetry": Benchmark("telemetry", "cost of recording an epoch", 10, 6),
         "envelope": Benchmark("envelope", "cost of a signed envelope", 8, 5),
+        "library": Benchmark("library", "query of the kernel library", 40, 15),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 20, 15),
-        "twin-error": Benchmark("twin_error", "how often the judge errs", 300, 45),
+        "twin-error": Benchmark("twin_error", "how often the judge errs", 420, 60),
     }
 )
