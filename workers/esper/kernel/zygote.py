@@ -34,8 +34,8 @@ from esper.kernel import sandbox
 
 __all__ = ["PRELOAD", "main"]
 
-#: Imported before the first fork. ``symbolic_shapes`` is what PyTorch imports at its first ``autograd.grad`` with a given
-#: output gradient: three seconds of SymPy, which would otherwise be paid by every job.
+#: Imported before the first fork. ``symbolic_shapes`` is what PyTorch imports at its first ``autograd.grad`` with a
+#: gradient of the output given: three seconds of SymPy, which would otherwise be paid by every job.
 PRELOAD = (
     "torch",
     "numpy",
