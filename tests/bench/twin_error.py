@@ -1,7 +1,9 @@
-"""How often the judge errs, on MNIST-1D through the real trainer, with the manifest's defaults for the judge.
+"""How often the judge errs, on MNIST-1D through the real trainer, with the manifest's defaults for seeds and judge.
 
-A trial restores a trained host, germinates one seed, lets the trainer take it through GRAFTING and STABILIZATION with
-its twin beside it, and stops at the verdict: p < 0.005, a cool-down of 200 steps, the controller split of 1,000.
+A trial restores a trained host, germinates one seed, lets the trainer take it to its verdict with its twin beside it,
+and stops there: p < 0.005 on the controller split of 1,000. The cool-down before the verdict grows with the run (2 % of
+its steps, from 50 to 200), so there are two kinds of run: one of 1,920 steps and one of 10,000, with the shortest and
+the longest cool-down there is.
 
 Null arms, in which a promotion is an error:
 
@@ -12,7 +14,7 @@ Null arms, in which a promotion is an error:
   any seed that is of no use.
 - ``useless``: a random linear map of the features, as large as half the activation, that can't learn (its learning rate
   is too small to change a bit). The next layer of the host is linear, so the branch adds no function the host did not
-  have; it does change the host's training. Promises: at least 95 of 100 are culled.
+  have; it does change the host's training. Promised: at least 95 of 100 are culled.
 
 Arms in which a promotion is right; they give power against effect size:
 
@@ -48,15 +50,19 @@ from esper.tolaria.trainer import Trainer
 from esper.tolaria.twin import Twin
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Layout
+from leyline.resources.growth import JudgeSpec, SeedsSpec
 
 EARLY, LATE = 8, 20
 """Epochs (of 40 steps) after which a seed germinates."""
+SHORT, LONG = 48, 250
+"""Epochs of a run."""
 SPEC: dict[str, Any] = {
     "training": {
-        "epochs": 48, "stepsPerEpoch": None,
+        "stepsPerEpoch": None,
         "optimizer": {"learningRate": 0.02}, "schedule": {"warmupSteps": 50, "decayFraction": 0.3},
     },
-    "judge": {"cooldownSteps": 200},
+    "seeds": SeedsSpec().model_dump(mode="json", by_alias=True, exclude_none=True),
+    "judge": JudgeSpec().model_dump(mode="json", by_alias=True, exclude_none=True),
 }  # fmt: skip
 
 
@@ -86,25 +92,31 @@ class Arm:
 
     name: str
     blueprint: str
-    slot: str
+    slot: str = "blocks.0"
     epoch: int = EARLY
+    epochs: int = SHORT
     frozen: bool = False
     other_order: bool = False
     null: bool = False
 
 
 NULL = (
-    Arm("aa-order", "nothing", "blocks.0", other_order=True, null=True),
-    Arm("aa-rounding", "nothing", "blocks.0", null=True),
-    Arm("useless", "random_linear", "blocks.0", frozen=True, null=True),
+    Arm("aa-order", "nothing", other_order=True, null=True),
+    Arm("aa-rounding", "nothing", null=True),
+    Arm("useless", "random_linear", frozen=True, null=True),
+    Arm("aa-order, long run", "nothing", epochs=LONG, other_order=True, null=True),
+    Arm("useless, long run", "random_linear", epochs=LONG, frozen=True, null=True),
 )
 POWER = (
-    Arm("conv_block at blocks.0", "conv_block", "blocks.0"),
+    Arm("conv_block at blocks.0", "conv_block"),
     Arm("conv_block at blocks.1", "conv_block", "blocks.1"),
     Arm("conv_block at blocks.2", "conv_block", "blocks.2"),
-    Arm("narrow block at blocks.0", "narrow_block", "blocks.0"),
+    Arm("narrow block at blocks.0", "narrow_block"),
     Arm("narrow block at blocks.2", "narrow_block", "blocks.2"),
-    Arm("conv_block at blocks.0, late", "conv_block", "blocks.0", epoch=LATE),
+    Arm("conv_block at blocks.0, late", "conv_block", epoch=LATE),
+    Arm("conv_block at blocks.0, long run", "conv_block", epochs=LONG),
+    Arm("conv_block at blocks.2, long run", "conv_block", "blocks.2", epochs=LONG),
+    Arm("narrow block at blocks.0, long run", "narrow_block", epochs=LONG),
 )
 
 
@@ -155,11 +167,11 @@ class Host:
     Args:
         seed: of its parameters and its data order.
         shelf: the kernels; made when None.
-        judge: changes to the manifest's judge.
+        changes: to the manifest's spec.
     """
 
-    def __init__(self, seed: int, shelf: Shelf | None = None, judge: Mapping[str, Any] | None = None) -> None:
-        run = manifest(**merged(SPEC, {"seed": seed, "judge": dict(judge or {})}))
+    def __init__(self, seed: int, shelf: Shelf | None = None, **changes: Any) -> None:
+        run = manifest(**merged(merged(SPEC, {"seed": seed}), changes))
         if shelf is not None:
             shelf._new = sorted(shelf._paths)
         self.trainer: Trainer = trainer(run, blueprints=blueprints(), shelf=shelf)  # type: ignore[arg-type]
@@ -215,6 +227,7 @@ class Host:
         return {
             "arm": arm.name, "host": self.spec.seed, "null": arm.null, "blueprint": arm.blueprint, "slot": arm.slot,
             "epoch": arm.epoch, "scale": trainer.bank.seeds[seed].scale.ratio, "verdict_epoch": events["EVALUATING"],
+            "cooldown": trainer.costs().cooldown_steps,
             **{k: look[k] for k in ("passed", "effect", "standard_error", "t", "p_value", "host_loss", "twin_loss")},
         }  # fmt: skip
 
@@ -232,10 +245,11 @@ def _work(job: tuple[Sequence[int], int]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     shelf = None
     for seed in seeds:
-        host = Host(seed, shelf)
-        shelf = host.trainer.shelf  # type: ignore[assignment]
-        for arm in (*NULL, *(POWER if seed < power_hosts else ())):
-            rows.append(host.trial(arm))
+        arms = (*NULL, *(POWER if seed < power_hosts else ()))
+        for epochs in (SHORT, LONG):
+            host = Host(seed, shelf, training={"epochs": epochs})
+            shelf = host.trainer.shelf  # type: ignore[assignment]
+            rows += [host.trial(arm) for arm in arms if arm.epochs == epochs]
     return rows
 
 
@@ -289,20 +303,31 @@ def rows_of(table: Sequence[Mapping[str, Any]]) -> list[Row]:
             f"mean effect {line['effect'].value:+.4f} nats, spread {line['spread']:.4f}, "
             f"stated error {line['stated_error']:.4f}"
         )
-        if line["arm"] == "aa-order":
-            rows.append(
-                bounded("A/A twins on different data orders are told apart", "<= 5 %", per_cent, "%", BELOW, 5.0, note)
-            )
-        elif line["arm"] == "aa-rounding":
-            rows.append(
-                bounded("A/A twins on shared batches are told apart", "<= 5 %", per_cent, "%", BELOW, 5.0, note)
-            )
-        elif line["arm"] == "useless":
+        arm, _, length = line["arm"].partition(", long")
+        words = "a long run" if length else "a short run"
+        if arm == "aa-order":
+            what = f"A/A twins on different data orders are told apart, {words}"
+            rows.append(bounded(what, "<= 5 %", per_cent, "%", BELOW, 5.0, note))
+        elif arm == "aa-rounding":
+            what = f"A/A twins on shared batches are told apart, {words}"
+            rows.append(bounded(what, "<= 5 %", per_cent, "%", BELOW, 5.0, note))
+        elif arm == "useless":
             culled = Estimate(100 - per_cent.value, 100 - per_cent.high, 100 - per_cent.low, rate.n)
-            rows.append(bounded("a random block that can't learn is culled", ">= 95 %", culled, "%", ABOVE, 95.0, note))
+            what = f"a random block that can't learn is culled, {words}"
+            rows.append(bounded(what, ">= 95 %", culled, "%", ABOVE, 95.0, note))
         else:
             rows.append(
-                Row(f"power: {line['arm']}", "", per_cent.value, "%", rate.n, per_cent.low, per_cent.high, None, note)
+                Row(
+                    f"useful seed is promoted: {line['arm']}",
+                    "",
+                    per_cent.value,
+                    "%",
+                    rate.n,
+                    per_cent.low,
+                    per_cent.high,
+                    None,
+                    note,
+                )
             )
     return rows
 
