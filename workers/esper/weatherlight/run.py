@@ -37,6 +37,7 @@ from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
 from esper.weatherlight.stopping import StopRequest
 from leyline.resources import TrainingRun
+from leyline.resources.enums import PolicyName
 
 LIBRARY = "library"
 """The library's directory, beside the runs' own: kernels certified for one run serve the next."""
@@ -190,7 +191,7 @@ class Session:
             update={
                 "training": spec.training.model_copy(update={"epochs": longer}),
                 "budget": spec.budget.model_copy(update={"training_flops": trainer.ledger.total}),
-                "controller": spec.controller.model_copy(update={"policy": "Never"}),
+                "controller": spec.controller.model_copy(update={"policy": PolicyName.NEVER}),
             }
         )
         manifest = self.manifest.model_copy(update={"spec": changed})
