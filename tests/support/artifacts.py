@@ -1,4 +1,4 @@
-"""Artifacts for tests of the kernel packages: small ones, really built, really signed; the compiled one once a process."""
+"""Artifacts for tests of the kernel packages: small, really built, really signed; the compiled one once a process."""
 
 from __future__ import annotations
 

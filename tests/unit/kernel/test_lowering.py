@@ -128,7 +128,7 @@ def test_what_is_called_causal_does_not_see_ahead(op: str, layout: Layout, numbe
     assert same == ir.causal
 
 
-def run(nodes: dict[str, object], layout: Layout, interface: Interface | None = None):  # noqa: ANN201
+def run(nodes: dict[str, object], layout: Layout, interface: Interface | None = None):
     """Output, input and parameters of a small design."""
     ir = BlueprintIR({"u": node("input"), **nodes}, next(reversed(nodes)), (layout,))  # type: ignore[dict-item]
     interface = interface or SMALL[layout]
@@ -160,7 +160,7 @@ def test_norms_are_over_the_features() -> None:
 def test_attention_is_softmax_of_scaled_products() -> None:
     design = {"y": node("attention", "u", heads=2, head_dim=4, causal=True)}
     out, u, (qkv_weight, out_weight) = run(design, Layout.SEQUENCE)
-    batch, steps, width = u.shape
+    batch, steps, _ = u.shape
     q, k, v = (u @ qkv_weight.T).reshape(batch, steps, 3, 2, 4).permute(2, 0, 3, 1, 4)
     scores = (q @ k.transpose(-1, -2)) / 2.0
     scores = scores.masked_fill(torch.ones(steps, steps).triu(1).bool(), float("-inf"))

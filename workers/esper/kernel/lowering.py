@@ -93,14 +93,20 @@ def _conv(site: _Site) -> Call:
     return call
 
 
+def _before(x: Tensor, steps: int) -> Tensor:
+    """Put zeros before a sequence. ``F.pad`` would fix the batch where the lowering is traced with a symbol for it."""
+    return torch.cat((x.new_zeros(x.shape[0], steps, x.shape[2]), x), 1)
+
+
 def _causal_conv(site: _Site) -> Call:
     dilation, width = int(site.params["dilation"]), site.width
     past = dilation * (int(site.params["kernel"]) - 1)
 
     def call(x: Inputs, p: Inputs) -> Tensor:
-        padded = F.pad(x[0].transpose(1, 2), (past, 0))
         bias = p[1] if len(p) > 1 else None
-        return F.conv1d(padded, p[0], bias, dilation=dilation, groups=width).transpose(1, 2)
+        return F.conv1d(_before(x[0], past).transpose(1, 2), p[0], bias, dilation=dilation, groups=width).transpose(
+            1, 2
+        )
 
     return call
 
@@ -119,7 +125,7 @@ def _attention(site: _Site) -> Call:
 
 def _token_shift(site: _Site) -> Call:
     steps = int(site.params["steps"])
-    return lambda x, p: F.pad(x[0][:, :-steps], (0, 0, steps, 0))
+    return lambda x, p: _before(x[0][:, :-steps], steps)
 
 
 def _layer_norm(site: _Site) -> Call:

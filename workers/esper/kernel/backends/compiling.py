@@ -25,9 +25,7 @@ from leyline.interface import Interface
 
 __all__ = ["build_pair"]
 
-#: Batch sizes to trace with, the first that is no other size in the kernel: where the batch happens to equal the number
-#: of channels, PyTorch takes one for the other and fixes the batch.
-TRACE_BATCHES = (32, 31, 37, 29, 41, 43, 47)
+TYPICAL_BATCH = 32
 #: Levels that compilers know by name; a kernel then runs on every machine of its hardware target, not only this one.
 _MARCH = {"x86_64-avx512": "x86-64-v4", "x86_64-avx2": "x86-64-v3", "x86_64-scalar": "x86-64"}
 
@@ -43,7 +41,7 @@ def build_pair(ir: BlueprintIR, interface: Interface, workdir: Path) -> Built:
 
     low, high = interface.batch
     dynamic = high > max(low, 2)
-    batch = _trace_batch(ir, interface)
+    batch = min(max(low, TYPICAL_BATCH), high)
     lowering = Lowering.of(ir, interface)
     generator = torch.Generator().manual_seed(0)
     parameters, u = draw(ir, interface, batch, generator)
@@ -64,13 +62,6 @@ def build_pair(ir: BlueprintIR, interface: Interface, workdir: Path) -> Built:
     _try(ir, interface, Pair(load_half(forward), load_half(backward), call), batch)
     saved = sum(t.untyped_storage().nbytes() for t in _distinct(outputs[1:])) // batch
     return Built(saved, blobs, call)
-
-
-def _trace_batch(ir: BlueprintIR, interface: Interface) -> int:
-    low, high = interface.batch
-    shapes = [*ir.infer(interface).values(), *(spec.shape for spec in ir.parameters(interface))]
-    taken = {size for shape in shapes for size in shape}
-    return next((size for size in TRACE_BATCHES if low <= size <= high and size not in taken), min(max(low, 32), high))
 
 
 def _check_dynamic(forward: torch.fx.GraphModule) -> None:
