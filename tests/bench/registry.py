@@ -20,7 +20,7 @@ class Benchmark:
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
     {
         "dormant": Benchmark("dormant", "what dormant seeds cost a training step", 150, 25),
-        "no-pause": Benchmark("no_pause", "longest step while kernels load and graft", 60, 25),
+        "no-pause": Benchmark("no_pause", "longest step while kernels load and graft", 180, 60),
         "kernel-load": Benchmark("loading", "kernel load from the local cache", 60, 20),
         "rollback": Benchmark("rollback", "time and exactness of rollbacks", 30, 12),
         "decision": Benchmark("deciding", "one decision with ten thousand seeds", 60, 15),

@@ -42,8 +42,6 @@ def growth_spec(suite: Suite, arm: str) -> dict[str, Any]:
     match arm:
         case "heuristic":
             return {**judged, "controller": {"policy": "Heuristic"}}
-        case "unjudged":
-            return {**bare, "controller": {"policy": "Heuristic"}}
         case "random-slot":
             return {**judged, "controller": {"policy": "Heuristic", "placement": "Random"}}
         case "random":
@@ -88,8 +86,10 @@ def tuning_jobs(suite: Suite, effort: Effort, arms: tuple[str, ...]) -> Iterator
     rates = chosen_rates(suite, effort)
     if len(rates) < 2:
         return
-    for budget in chosen_budgets(suite, effort)[: effort.tuned_budgets]:
+    for budget in suite.tuned:
         for arm in arms:
+            if arm == "random-slot":
+                continue  # nothing but the slot differs from the heuristic: it takes that arm's rates
             for rate in rates:
                 for number in range(effort.tuning_seeds):
                     yield Job(suite.name, arm, budget, rate, TUNING_SEED + number)
@@ -102,7 +102,10 @@ def report_jobs(
     for seed in range(effort.seeds):
         for budget in chosen_budgets(suite, effort):
             for arm in arms:
-                yield Job(suite.name, arm, budget, rates[arm, budget], seed)
+                if arm == "random-slot" and budget != suite.budgets[-1]:
+                    continue
+                tuned = "heuristic" if arm == "random-slot" else arm
+                yield Job(suite.name, arm, budget, rates[tuned, budget], seed)
 
 
 def chosen_budgets(suite: Suite, effort: Effort) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FIXED = ("never", "between-1", "between-2", "final")
-GROWTH = ("heuristic", "unjudged", "random-slot", "random", "always", "fixed")
+GROWTH = ("heuristic", "random-slot", "random", "always", "fixed")
 ARMS = FIXED + GROWTH
 
 
@@ -27,6 +27,8 @@ class Suite:
         budgets: training FLOPs, shortest first.
         rates: learning rates tried for every arm.
         epoch_steps: the most optimizer steps an epoch may have: one pass over the training split.
+        tuned: the budgets at which learning rates are tuned; the others take the rate of the nearest.
+        epochs_of_host: about how many epochs the host makes within a budget; growth is decided at their ends.
         first_slot: where arm "fixed" grows, at the end of its second epoch.
         higher_is_better: about the task's metric.
     """
@@ -40,6 +42,8 @@ class Suite:
     budgets: tuple[float, ...]
     rates: tuple[float, ...]
     epoch_steps: int
+    tuned: tuple[float, ...]
+    epochs_of_host: int = 40
     first_slot: str = "blocks.0"
     higher_is_better: bool = True
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -49,9 +53,8 @@ class Suite:
         return int(budget / (3 * self.host_flops * self.batch_size))
 
     def steps_per_epoch(self, budget: float) -> int:
-        """Optimizer steps of one epoch, the same for all arms: about 40 epochs of the host; growth is decided at
-        their ends."""
-        return min(self.epoch_steps, max(SHORTEST_EPOCH, round(self.host_steps(budget) / 40)))
+        """Optimizer steps of one epoch, the same for all arms."""
+        return min(self.epoch_steps, max(SHORTEST_EPOCH, round(self.host_steps(budget) / self.epochs_of_host)))
 
     def epochs(self, budget: float) -> int:
         """More epochs than any arm can pay for, so that FLOPs bind and not epochs."""
@@ -60,17 +63,15 @@ class Suite:
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is run: seeds for the report, seeds for tuning (others), how many of the budgets and rates, and at how
-    many of the budgets rates are tuned (longer ones take the rate of the longest that was)."""
+    """How much is run: seeds for the report, seeds for tuning (others), and how many of the budgets and rates."""
 
     seeds: int
     tuning_seeds: int
     budgets: int
     rates: int
-    tuned_budgets: int
 
 
-EFFORTS = {"quick": Effort(2, 1, 1, 1, 1), "full": Effort(10, 2, 3, 3, 2)}
+EFFORTS = {"quick": Effort(2, 1, 1, 1), "full": Effort(10, 2, 3, 3)}
 SHORTEST_EPOCH = 20
 
 SUITES: dict[str, Suite] = {
@@ -90,21 +91,43 @@ SUITES: dict[str, Suite] = {
         budgets=(6e8, 1.8e9, 5e9),
         rates=(0.01, 0.02, 0.04),
         epoch_steps=80,
+        tuned=(6e8, 1.8e9),
     ),
-    "vector": Suite(
-        name="vector",
-        ref="esper.tasks.vector:task",
+    "digits": Suite(
+        name="digits",
+        ref="esper.tasks.digits:task",
         sizes={
             "never": {},
-            "between-1": {"branches": [0, 0, 1]},
+            "between-1": {"branches": [0, 1, 0]},
             "between-2": {"branches": [1, 0, 0]},
             "final": {"branches": 1},
         },
-        host_flops=336,
+        host_flops=10448,
+        blueprint="conv_block_2d",
+        batch_size=30,
+        budgets=(3e8, 9e8, 2.4e9),
+        rates=(0.01, 0.02, 0.04),
+        epoch_steps=30,
+        tuned=(9e8,),
+    ),
+    "chars": Suite(
+        name="chars",
+        ref="esper.tasks.chars:task",
+        sizes={
+            "never": {},
+            "between-1": {"branches": [1, 0]},
+            "between-2": {"depth": 3},
+            "final": {"branches": 1},
+        },
+        params={"context": 32, "controller_examples": 400, "report_examples": 600},
+        host_flops=1720320,
         blueprint="mlp",
-        batch_size=100,
-        budgets=(4e7, 1.6e8, 6.4e8),
+        batch_size=8,
+        budgets=(1.2e10, 3.6e10, 9.6e10),
         rates=(0.005, 0.01, 0.02),
-        epoch_steps=80,
+        epoch_steps=900,
+        epochs_of_host=25,
+        tuned=(3.6e10,),
+        higher_is_better=False,
     ),
 }
