@@ -178,7 +178,7 @@ class TamiyoController:
             promoted=end.outcome is Stage.FOSSILIZED,
             effect=life.evidence.get("effect"),
             loss=loss,
-            expected=exponent * settled(steps) * math.log1p(life.growth),
+            expected=exponent * settled(steps) * life.weight,
         )
 
     def _failed_germination(self, life: Life, epoch: int) -> None:
@@ -288,7 +288,7 @@ class TamiyoController:
                     germinated=view.epoch,
                     parameters=record.parameters,
                     fixed=record.parameters == 0,
-                    growth=cost.step_ratio,
+                    weight=proposal.numbers.get("place_factor", 1.0) * math.log1p(cost.step_ratio),
                     reserved_flops=cost.once,
                     pre_loss=latest(view.controller_losses),
                     pre_metric=latest(view.controller_metrics),

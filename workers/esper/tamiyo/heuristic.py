@@ -91,6 +91,7 @@ class Heuristic:
             **{f"slot_{name}": value for name, value in view.slots[chosen.slot].statistics.items()},
             "exponent": options.lessons.exponents.lost,
             "leverage": options.lessons.leverage,
+            "place_factor": chosen.factor,
             "kernel_score": chosen.kernel.score,
             "probed": float(probed),
         }

@@ -18,7 +18,8 @@ UNPROVEN = frozenset({Stage.GERMINATED, Stage.LOADING})
 @dataclass(slots=True)
 class Life:
     """One seed's story so far. Epochs count finished epochs; ``reserved_flops`` is what its trial was granted,
-    ``growth`` the kernel's share of FLOPs on top of the network's, ``fixed`` that it has no parameters."""
+    ``weight`` the logarithm of how much dearer a step became, times what was expected of the place, ``fixed`` that it
+    has no parameters."""
 
     slot: str
     blueprint: str
@@ -26,7 +27,7 @@ class Life:
     stage: Stage = Stage.GERMINATED
     germinated: int = 0
     parameters: int = 0
-    growth: float = 0.0
+    weight: float = 0.0
     reserved_flops: float = 0.0
     fixed: bool = False
     pre_loss: float | None = None

@@ -42,19 +42,38 @@ def _corpus() -> tuple[tuple[Tensor, Tensor, Tensor], int]:
     return (train, controller, report), len(symbols) + 1
 
 
-def task(seed: int, *, width: int = 32, depth: int = 2, heads: int = 4, mlp_ratio: int = 4, context: int = 64) -> Task:
+def _first(tokens: Tensor, context: int, windows: int | None, name: str) -> TokenData:
+    if windows is None:
+        return TokenData(tokens, context)
+    require(windows >= 2, name, windows, "it must be at least 2")
+    return TokenData(tokens[: windows * context + 1], context)
+
+
+def task(
+    seed: int,
+    *,
+    width: int = 32,
+    depth: int = 2,
+    heads: int = 4,
+    mlp_ratio: int = 4,
+    context: int = 64,
+    branches: int | list[int] = 0,
+    controller_examples: int | None = None,
+    report_examples: int | None = None,
+) -> Task:
     """``depth`` blocks, interface sequence ``(B, context, width)``; logits ``(B, context, symbols)``.
 
-    Slots: whole blocks (``blocks.*``), or the outputs of their halves (``blocks.*.attn``, ``blocks.*.mlp``). Raises
-    ``TaskError``.
+    Slots: whole blocks (``blocks.*``), or the outputs of their halves (``blocks.*.attn``, ``blocks.*.mlp``).
+    ``branches`` is the number of residual branches after each block (one number, or a list). The two splits that are
+    not trained on can be shortened to their first windows. Raises ``TaskError``.
     """
     require(1 <= context <= 1024, "context", context, "it must be from 1 to 1024")
     (train, controller, report), symbols = _corpus()
     return Task(
-        model=Transformer(symbols, width, depth, heads, mlp_ratio, context),
+        model=Transformer(symbols, width, depth, heads, mlp_ratio, context, branches),
         train=TokenData(train, context),
-        controller=TokenData(controller, context),
-        report=TokenData(report, context),
+        controller=_first(controller, context, controller_examples, "controller_examples"),
+        report=_first(report, context, report_examples, "report_examples"),
         loss=token_cross_entropy,
         metrics={"bits_per_character": bits_per_token, "accuracy": token_accuracy, "loss": token_cross_entropy},
         metric="bits_per_character",

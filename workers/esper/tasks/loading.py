@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import pkgutil
 import random
 import re
 import sys
@@ -147,8 +148,8 @@ def _import(ref: str, module_name: str, directories: list[str]) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name and (module_name == error.name or module_name.startswith(error.name + ".")):
             raise TaskError(
-                f"task {ref!r}: there is no module {error.name!r}; it must be installed, or be in "
-                f"{' or '.join(directories) or 'a search directory'}"
+                f"task {ref!r}: there is no module {error.name!r}{_nearest_module(error.name, directories)}; it must "
+                f"be installed, or be in {' or '.join(directories) or 'a search directory'}"
             ) from error
         raise TaskError(
             f"task {ref!r}: the module {module_name!r} needs {error.name!r}, which is not installed"
@@ -193,6 +194,15 @@ def _check_params(ref: str, function: Callable[..., object], params: Mapping[str
             raise TaskError(
                 f"task {ref!r}: params.{name} is {value!r}; it must be of type {_SCALARS[hint][-1].__name__}"
             )
+
+
+def _nearest_module(name: str, directories: list[str]) -> str:
+    """The module most like ``name`` in its own package, or beside the manifest."""
+    package, _, leaf = name.rpartition(".")
+    places = list(getattr(sys.modules.get(package), "__path__", [])) if package else directories
+    names = [found.name for found in pkgutil.iter_modules(places)]
+    close = difflib.get_close_matches(leaf, names, n=1)
+    return f", did you mean {f'{package}.{close[0]}'.lstrip('.')!r}?" if close else ""
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

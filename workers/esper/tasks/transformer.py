@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from esper.tasks.losses import require
+from esper.tasks.losses import counts_per_block, require
 
 
 class Attention(nn.Module):
@@ -48,25 +48,33 @@ class MLP(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention and MLP, each on a residual path."""
+    """Attention and MLP, each on a residual path; then branches, which are the catalogue's ``mlp`` and zero at first.
 
-    def __init__(self, width: int, heads: int, ratio: int) -> None:
+    So a host with branches is a grown host from scratch.
+    """
+
+    def __init__(self, width: int, heads: int, ratio: int, branches: int = 0) -> None:
         super().__init__()
         self.attn = Attention(width, heads)
         self.mlp = MLP(width, ratio)
+        self.branches = nn.ModuleList(MLP(width, 4) for _ in range(branches))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, T, width)`` to the same shape."""
         x = x + self.attn(x)
         out: Tensor = x + self.mlp(x)
+        for branch in self.branches:
+            out = out + branch(out)
         return out
 
 
 class Transformer(nn.Module):
     """Token and position embeddings, blocks, norm, linear read-out."""
 
-    def __init__(self, symbols: int, width: int, depth: int, heads: int, ratio: int, context: int) -> None:
-        """Raises ``TaskError`` for sizes that don't fit together."""
+    def __init__(
+        self, symbols: int, width: int, depth: int, heads: int, ratio: int, context: int, branches: int | list[int] = 0
+    ) -> None:
+        """``branches`` per block. Raises ``TaskError`` for sizes that don't fit together."""
         require(1 <= width <= 4096, "width", width, "it must be from 1 to 4096")
         require(1 <= depth <= 64, "depth", depth, "it must be from 1 to 64")
         require(heads >= 1 and width % heads == 0, "heads", heads, f"it must divide the width ({width})")
@@ -74,7 +82,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(symbols, width)
         self.position = nn.Parameter(torch.empty(context, width))
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, ratio) for _ in range(depth))
+        counts = counts_per_block(branches, depth, "branches")
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, ratio, count) for count in counts)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, symbols)
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -83,6 +92,8 @@ class Transformer(nn.Module):
             if parameter.ndim == 2:
                 # Residual outputs are scaled down so that the variance at the last block does not grow with depth.
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * depth) if "out." in name else 0.02)
+            if "branches." in name and "out." in name:
+                nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens ``(B, T)`` int64, ``T <= context``, to logits ``(B, T, symbols)``."""
