@@ -6,7 +6,7 @@ b·ln((S0+S)/(S0+S')) of log loss. What the kernel brings is counted in compute:
 FLOPs it is worth κ·b·ln(1+r), of which s steps of training together have brought 1 − exp(−s/τ). Both sides have the
 factor b, so the answer hangs on κ, τ and the steps alone:
 
-    grow if κ·(1 − exp(−s/τ))·ln(1+r) > ln((S0+S)/(S0+S'))
+    grow if κ·(1 − exp(−s/τ))·ln(1+r) > ln((S0+S)/(S0+S')), and s is at least 250
 
 Parameters are the wrong measure of size: on the small convolutional network the same 384 parameters bring four points
 of accuracy after the first block and none after the last, for 2.0 and 0.5 times the host's FLOPs. Grown after the
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 #: Optimizer steps in which a new kernel brings 1 − 1/e of its worth.
 TIME_CONSTANT = 500.0
+#: With fewer steps than these left for the grown network, a kernel brought nothing that could be measured (87 and 175
+#: steps), whatever an exponential that fits the longer ones says.
+FEWEST_STEPS = 250
 #: Least exponent of loss over steps that a kernel's worth is reckoned with: a host that is flat for want of capacity
 #: has an exponent of zero of its own. It is also the exponent assumed before the losses show one.
 LEAST_EXPONENT = 0.1
@@ -83,7 +86,7 @@ def weigh(view: RunView, costs: CostModel, cost: GrowthCost, exponents: Exponent
     """Compare the run with and without the seed that ``cost`` is the bill of; ``leverage`` is κ for this kernel."""
     alone = (LOADING_EPOCHS + costs.calendar.isolation) * costs.steps_per_epoch(view)
     grown = max(0.0, cost.steps_with - alone)
-    share = settled(grown)
+    share = settled(grown) if grown >= FEWEST_STEPS else 0.0
     done = max(1.0, float(view.step))
     gain = leverage * exponents.worth * share * math.log1p(cost.step_ratio)
     lost = exponents.lost * math.log((done + cost.steps_without) / (done + cost.steps_with))
