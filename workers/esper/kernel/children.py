@@ -78,6 +78,7 @@ class Children:
         self._lock = threading.Lock()
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._waiting: set[socket.socket] = set()
 
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end, at most its timeout plus a few seconds.
@@ -99,6 +100,8 @@ class Children:
             with theirs:
                 self._submit(theirs, job.needs)
             ours.settimeout(job.timeout + START_SECONDS)
+            with self._lock:
+                self._waiting.add(ours)
             try:
                 ours.sendall(len(request).to_bytes(8, "big") + request)
                 data = b"".join(iter(lambda: ours.recv(1 << 16), b""))
@@ -106,13 +109,19 @@ class Children:
                 return Outcome("timeout", f"no answer within {job.timeout:g} s", seconds=job.timeout)
             except OSError as error:
                 return Outcome("crashed", f"the build server went away ({error.strerror})")
+            finally:
+                with self._lock:
+                    self._waiting.discard(ours)
         if not data:
             return Outcome("crashed", "the build server was killed; the machine may be out of memory")
         return _judge(json.loads(data), job)
 
     def close(self) -> None:
-        """End the server and every job; they notice by their closed sockets."""
+        """End the server and every job with all it has started; whoever waits for one is told that it crashed."""
         with self._lock:
+            for waiting in self._waiting:
+                with contextlib.suppress(OSError):
+                    waiting.shutdown(socket.SHUT_WR)  # the job's keeper sees that nobody waits
             self._stop()
 
     def __enter__(self) -> Children:
@@ -193,8 +202,10 @@ def _judge(report: Mapping[str, Any], job: Job) -> Outcome:
 
     if report["killed"] == "timeout":
         return outcome("timeout", f"did not end within {job.timeout:g} s and was killed")
+    if report["killed"] == "abandoned":
+        return outcome("crashed", "was ended because nobody waited for it any more")
     if report["killed"]:
-        return outcome("failed", "its answer was too large" if report["killed"] == "result" else "nobody waited for it")
+        return outcome("failed", "its answer was too large")
     status = int(report["status"])
     try:
         said = json.loads(report["result"]) if report["result"] else {}

@@ -90,8 +90,8 @@ def _leave(status: int = 0) -> NoReturn:
 
 def _keep(requester: socket.socket) -> int:
     """Run one request from fork to funeral and report the outcome."""
+    # It outlives the zygote: somebody must end what a job has started, and that its requester has gone it sees itself.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    sandbox.die_with_parent()
     request = json.loads(_read_all(requester))
     home = tempfile.mkdtemp(prefix="esper-job-")
     reader, writer = os.pipe()
