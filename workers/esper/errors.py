@@ -15,6 +15,7 @@
     │   ├── StateCorruption                    the seed state's CRC does not fit (handled by a rollback)
     │   ├── NumericalFault                     NaN, infinity or a loss spike (handled by a rollback)
     │   ├── StepTimeout                        a step outlasted the watchdog
+    │   ├── TaskFailed                         the task's own code raised while the run went on
     │   ├── KernelBuildError                   the compiler or the benchmark could not produce a verdict
     │   ├── LibraryError                       the kernel library can't be used
     │   ├── BusError                           the message bus refused
@@ -100,6 +101,10 @@ class NumericalFault(RunFailed):
 
 class StepTimeout(RunFailed):
     """One training step took longer than ``governor.stepTimeoutSeconds``."""
+
+
+class TaskFailed(RunFailed):
+    """The task's own code (model, data, loss or a metric) raised while the run went on."""
 
 
 class KernelBuildError(RunFailed):

@@ -27,12 +27,13 @@ from torch import nn
 
 from esper import tasks
 from esper.errors import BadInput, Diverged, ManifestError
-from esper.kasmina import bank_of
+from esper.kasmina import SeedSettings, bank_of
 from esper.kasmina import wrap as _wrap
 from esper.kasmina.sample import Sample
 from esper.output import Progress, Silent, Summary
 from esper.tamiyo import TamiyoController
 from esper.tasks import Task
+from esper.tolaria.device import pick_device
 from esper.weatherlight.outdir import OutputDirectory
 from esper.weatherlight.run import LIBRARY, Session
 from esper.weatherlight.stopping import StopRequest
@@ -102,7 +103,7 @@ class TolariaTrainer:
         self.model, self.controller, self.config = model, controller, config
         self.task = dataclasses.replace(task or load_task(config), model=model)
         self.out = Path(out)
-        self.library = Path(library) if library is not None else self.out.parent / LIBRARY
+        self.library = Path(library if library is not None else self.out.parent / LIBRARY).absolute()
         self.progress: Progress = progress or Silent()
 
     def train(self, resume: bool = False) -> Summary:
@@ -117,9 +118,15 @@ class TolariaTrainer:
             directory = OutputDirectory(self.out, resume)
             stack.callback(directory.close)
             bank = bank_of(self.model)
+            device = pick_device(self.config.spec.training.device)
+            self.model.to(device)
             if not bank.slots:
                 sample, _ = self.task.train.batch(torch.arange(2))
-                bank.measure(sample)
+                bank.measure(sample.to(device))
+            # wrap() knows nothing of the manifest: its limits, blend and budget reach the seeds here
+            settings = SeedSettings.from_spec(self.config.spec)
+            if bank.settings != settings:
+                bank.configure(settings)
             session = Session(
                 self.config, self.out, self.library, self.progress, stack, given=(self.task, bank),
                 controller=self.controller,

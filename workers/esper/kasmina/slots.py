@@ -77,7 +77,8 @@ def find(model: nn.Module, specs: Iterable[SlotLike | str]) -> list[_Wanted]:
             paths.setdefault(id(module), []).append(path)
     names = [path for group in paths.values() for path in group]
     wanted: dict[int, _Wanted] = {}
-    listed = [SlotSpec(spec) if isinstance(spec, str) else spec for spec in specs]
+    given = [specs] if isinstance(specs, str) else specs
+    listed = [SlotSpec(spec) if isinstance(spec, str) else spec for spec in given]
     if not listed:
         raise SlotError("no slots were given; name at least one module path, such as 'blocks.*'")
     for spec in listed:

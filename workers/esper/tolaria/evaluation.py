@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from esper.tasks.running import task_code
+
 if TYPE_CHECKING:
     from esper.tasks import Data, Task
 
@@ -39,12 +41,13 @@ def evaluate(model: nn.Module, task: Task, data: Data, device: torch.device) -> 
     try:
         for start in range(0, len(data), EVALUATION_BATCH):
             indices = torch.arange(start, min(start + EVALUATION_BATCH, len(data)))
-            inputs, targets = data.batch(indices)
-            inputs, targets = inputs.to(device), targets.to(device)
-            outputs = model(inputs)
-            losses.append(task.loss(outputs, targets).double().cpu())
-            for name, metric in task.metrics.items():
-                sums[name] += float(metric(outputs, targets).double().sum())
+            with task_code("data, model, loss or metric"):
+                inputs, targets = data.batch(indices)
+                inputs, targets = inputs.to(device), targets.to(device)
+                outputs = model(inputs)
+                losses.append(task.loss(outputs, targets).double().cpu())
+                for name, metric in task.metrics.items():
+                    sums[name] += float(metric(outputs, targets).double().sum())
     finally:
         model.train(was_training)
     joined = torch.cat(losses)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from esper.errors import CheckpointMismatch, NumericalFault
+from esper.tasks.running import task_code
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.optimizer import GrowingOptimizer
 from esper.tolaria.randomness import epoch_order, mix, seed_process, seed_step
@@ -162,15 +163,17 @@ class Line:
         return total / parts, norm
 
     def _batch(self, data: Data, indices: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, targets = data.batch(indices)
+        with task_code("data"):
+            inputs, targets = data.batch(indices)
         return inputs.to(self.device), targets.to(self.device)
 
     def _loss(self, inputs: Tensor | None, targets: Tensor | None) -> Tensor:
         assert inputs is not None
         assert targets is not None
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+        with task_code("model"), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             outputs = self.model(inputs)
-        return self.task.loss(outputs.float(), targets).mean()
+        with task_code("loss"):
+            return self.task.loss(outputs.float(), targets).mean()
 
     def _clip(self, limit: float | None) -> float:
         if limit is None:

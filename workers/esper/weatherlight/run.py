@@ -68,7 +68,9 @@ def run(
     with ExitStack() as stack:
         directory = OutputDirectory(out, resume)
         stack.callback(directory.close)
-        session = Session(manifest, out, library or out.parent / LIBRARY, progress or Silent(), stack)
+        # absolute, because the processes that build kernels work in directories of their own
+        root = Path(library or out.parent / LIBRARY).absolute()
+        session = Session(manifest, out, root, progress or Silent(), stack)
         stop = stack.enter_context(StopRequest())
         try:
             trainer = session.prepare(resume, stop)
