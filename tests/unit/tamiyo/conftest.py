@@ -28,6 +28,7 @@ def spec(**parts: Any) -> TrainingRunSpec:
         "task": {"ref": "tasks:small"},
         "slots": [{"path": "blocks.*"}],
         "training": {"epochs": 60},
+        "seeds": {"grafting_epochs": 2, "stabilization_epochs": 1, "fine_tuning_epochs": 1},
         "judge": {"cooldown_steps": 20},
         "controller": {"placement": "Earliest"},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -29,8 +30,9 @@ class Probe:
 
 
 def grow(t: SimpleNamespace, placement: str, probe: Probe | None = None, **fields: Any) -> list[Order]:
+    """Asks for 3 probes of 20 steps with 180 epochs of 40 left: within the 2 % that probing may take."""
     controller = TamiyoController(t.spec(controller={"placement": placement, "probe_steps": 20}))
-    return controller.decide(t.view(probe=probe, **fields))
+    return controller.decide(t.view(20, 200, probe=probe, **fields))
 
 
 def test_the_probe_finds_the_slot_that_gains_most(t: SimpleNamespace) -> None:
@@ -48,21 +50,23 @@ def test_near_ties_go_to_the_earliest_slot(t: SimpleNamespace) -> None:
 
 
 def test_a_drop_that_costs_too_many_flops_does_not_win(t: SimpleNamespace) -> None:
-    cheap, dear = t.kernel(1, flops=1000), t.kernel(2, flops=60_000)
+    cheap, dear = t.kernel(1, flops=4000), t.kernel(2, flops=400_000)
     probe = Probe({"blocks.0": 0.10, "blocks.1": 0.13})
-    controller = TamiyoController(t.spec(controller={"placement": "Probe", "probe_steps": 5}))
+    spec = t.spec(controller={"placement": "Probe", "probe_steps": 5}, judge={"cooldown_steps": 50})
     host_step = 3.0 * 20_000 * 100
     view = t.view(
+        20,
+        400,
         slot_views=t.slots(["blocks.0", "blocks.1"]),
         losses=[0.5 * (e + 1.0) ** -0.1 for e in range(20)],
-        budget={"flops_used": 800 * host_step, "flops_limit": 3200 * host_step},
+        budget={"flops_used": 800 * host_step, "flops_limit": 4000 * host_step},
         probe=probe,
     )
-    fields = {name: getattr(view, name) for name in view.__dataclass_fields__}
     for first, second in ((dear, cheap), (cheap, dear)):
-        fields["kernels"] = {"blocks.0": [first], "blocks.1": [second]}
-        (order,) = TamiyoController(controller.spec).decide(type(view)(**fields))
+        offered = {"blocks.0": [first], "blocks.1": [second]}
+        (order,) = TamiyoController(spec).decide(dataclasses.replace(view, kernels=offered))
         assert order.artifact_id == cheap.artifact_id
+    assert len(probe.asked) == 2
 
 
 def test_gradient_norm_is_used_when_asked_for(t: SimpleNamespace) -> None:
@@ -94,15 +98,17 @@ def test_a_probe_that_finds_nothing_stops_growth_for_a_while(t: SimpleNamespace)
     probe = Probe({"blocks.0": -0.1, "blocks.1": -0.2, "blocks.2": 0.0})
     controller = TamiyoController(t.spec(controller={"placement": "Probe", "probe_steps": 20}))
     for epoch in (20, 21, 22):
-        assert controller.decide(t.view(epoch, probe=probe)) == []
+        assert controller.decide(t.view(epoch, 200, probe=probe)) == []
     assert len(probe.asked) == 1  # and the price of probing is not paid again
-    assert controller.decide(t.view(23, probe=probe)) == []
+    assert controller.decide(t.view(23, 200, probe=probe)) == []
     assert len(probe.asked) == 2
 
 
 def test_nothing_is_probed_when_growing_does_not_pay_anyway(t: SimpleNamespace) -> None:
     probe = Probe({"blocks.0": 1.0})
-    assert grow(t, "Probe", probe, losses=t.falling(20, 2.0)) == []
+    host_step = 3.0 * 20_000 * 100
+    short = {"flops_used": 800 * host_step, "flops_limit": 7000 * host_step}
+    assert grow(t, "Probe", probe, kernels=[t.kernel(flops=4_000_000)], budget=short) == []
     assert probe.asked == []
 
 
@@ -118,10 +124,23 @@ def test_random_placement_repeats_with_the_seed_of_the_run(t: SimpleNamespace) -
 
 def test_a_slot_where_nothing_flows_is_passed_over(t: SimpleNamespace) -> None:
     places = t.slots(["blocks.0"], statistics={"dead_fraction": 0.99}) | t.slots(["blocks.1"])
-    (order,) = grow(t, "Earliest", slot_views=places)
+    (order,) = grow(t, "Earliest", slot_views=places, kernels=[t.kernel(flops=40_000)])
     assert order.slot == "blocks.1"
     (order,) = grow(t, "Earliest", slot_views=t.slots(["blocks.0"], statistics={"variance": 0.0}))
     assert order.slot == "blocks.0"  # rather than nowhere
+
+
+def test_less_is_expected_of_later_slots(t: SimpleNamespace) -> None:
+    """Where nothing is measured: a tenth in the last slot of what the first is worth."""
+
+    def hoped(open_from: int) -> float:
+        full = t.slots([f"blocks.{i}" for i in range(open_from)], free=False)
+        rest = t.slots([f"blocks.{i}" for i in range(open_from, 3)])
+        (order,) = grow(t, "Earliest", slot_views=full | rest, kernels=[t.kernel(flops=40_000)])
+        return float(order.numbers["kernel_gain"])
+
+    assert hoped(0) > hoped(1) > hoped(2)
+    assert hoped(2) == pytest.approx(0.1 * hoped(0))
 
 
 @pytest.mark.parametrize("n", [1, 6, 7, 50, 1000])

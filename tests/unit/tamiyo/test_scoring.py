@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from esper.tamiyo.evidence import SIZE_EXPONENT, Evidence
+from esper.tamiyo.evidence import LEVERAGE, Evidence
+from esper.tamiyo.payoff import Exponents
 from esper.tamiyo.scoring import Lessons, rank
 
 
@@ -27,8 +29,7 @@ def order(
         ({"memory_mb": 1.0}, {"memory_mb": 4.0}),
         ({"ratio": 0.6}, {"ratio": 1.2}),
         ({"risk": 0.0}, {"risk": 0.5}),
-        ({"flops": 1000}, {"flops": 9000}),
-        ({"parameters": 900}, {"parameters": 100}),
+        ({"flops": 9000}, {"flops": 1000}),
     ],
 )
 def test_all_else_equal(t: SimpleNamespace, better: dict[str, Any], worse: dict[str, Any]) -> None:
@@ -50,31 +51,45 @@ def test_what_was_not_measured_counts_as_typical(t: SimpleNamespace) -> None:
 
 
 def test_a_tight_budget_prefers_the_cheap_kernel(t: SimpleNamespace) -> None:
-    large = t.kernel(1, "large", parameters=1200, flops=40_000)
-    small = t.kernel(2, "small", parameters=400, flops=2000)
+    large = t.kernel(1, "large", flops=40_000)
+    small = t.kernel(2, "small", flops=2000)
     assert order(t, large, small) == ["large", "small"]
-    steps = {"flops_used": 0.0, "flops_limit": 1600 * 3.0 * 20_000 * 100}
-    falling = Lessons(time_exponent=0.4)
+    steps = {"flops_used": 0.0, "flops_limit": 400 * 3.0 * 20_000 * 100}
+    falling = Lessons(exponents=Exponents(0.4, 0.4))
     assert order(t, large, small, budget=steps, lessons=falling) == ["small", "large"]
+
+
+def test_parameters_alone_are_worth_nothing(t: SimpleNamespace) -> None:
+    """The same parameters after the first block and after the last differ in worth as their FLOPs do."""
+    many, few = t.kernel(2, "many", parameters=9000), t.kernel(1, "few", parameters=10)
+    assert order(t, many, few) == ["few", "many"]  # a tie, and ties go by id
 
 
 def test_a_blueprint_that_was_culled_before_ranks_lower(t: SimpleNamespace) -> None:
     evidence = Evidence()
-    evidence.verdict("a", promoted=False, effect=-0.01, loss=0.5, growth=1.5)
-    lessons = Lessons(evidence.exponent, 0.1, evidence.fit())
+    evidence.verdict("a", promoted=False, effect=-0.01, loss=0.5, expected=0.1)
+    lessons = Lessons(evidence.leverage, Exponents(), evidence.fit())
     assert order(t, t.kernel(1, "a"), t.kernel(2, "b"), lessons=lessons) == ["b", "a"]
 
 
-def test_evidence_moves_the_expected_exponent_both_ways() -> None:
+def test_evidence_moves_the_leverage_both_ways() -> None:
     good, bad = Evidence(), Evidence()
-    good.verdict("a", promoted=True, effect=0.2, loss=0.5, growth=1.5)
-    bad.verdict("a", promoted=False, effect=0.001, loss=0.5, growth=1.5)
-    assert bad.exponent < SIZE_EXPONENT < good.exponent
+    good.verdict("a", promoted=True, effect=0.2, loss=0.5, expected=0.1)
+    bad.verdict("a", promoted=False, effect=0.001, loss=0.5, expected=0.1)
+    assert bad.leverage < LEVERAGE < good.leverage
     assert good.fit()["a"] == 1.0
     assert bad.fit()["a"] == 0.5
 
 
+def test_what_was_expected_leaves_the_leverage_as_it_was() -> None:
+    evidence = Evidence()
+    expected = 0.1  # with a leverage of one
+    effect = 0.5 * -math.expm1(-LEVERAGE * expected)
+    evidence.verdict("a", promoted=True, effect=effect, loss=0.5, expected=expected)
+    assert evidence.leverage == pytest.approx(LEVERAGE)
+
+
 def test_a_promotion_without_a_measured_effect_teaches_nothing_about_size() -> None:
     evidence = Evidence()
-    evidence.verdict("a", promoted=True, effect=None, loss=None, growth=1.5)
-    assert evidence.exponent == pytest.approx(SIZE_EXPONENT)
+    evidence.verdict("a", promoted=True, effect=None, loss=None, expected=0.1)
+    assert evidence.leverage == pytest.approx(LEVERAGE)
