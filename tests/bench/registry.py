@@ -27,7 +27,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "telemetry": Benchmark("telemetry", "cost of recording an epoch", 10, 6),
         "envelope": Benchmark("envelope", "cost of a signed envelope", 8, 5),
         "library": Benchmark("library", "query of the kernel library", 40, 15),
-        "memory": Benchmark("memory", "memory of dormant and active seeds", 20, 15),
+        "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
         "twin-error": Benchmark("twin_error", "how often the judge errs", 420, 60),
     }
 )
