@@ -133,7 +133,7 @@ def test_several_threads_get_their_own_answers(server: Children) -> None:
 def test_a_killed_server_is_started_again(server: Children) -> None:
     first = server.run(job("answer", number=1)).answer["parent"]
     zygote = psutil.Process(first).ppid() if psutil.pid_exists(first) else None
-    running = [p for p in psutil.Process().children() if "esper.kernel.zygote" in " ".join(p.cmdline())]
+    running = servers()
     assert running, zygote
     for process in running:
         process.send_signal(signal.SIGKILL)
@@ -142,6 +142,7 @@ def test_a_killed_server_is_started_again(server: Children) -> None:
 
 
 def test_closing_ends_a_job_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    others = servers()
     children = Children()
     note, found = tmp_path / "pid", []
     thread = threading.Thread(
@@ -156,7 +157,11 @@ def test_closing_ends_a_job_at_once_and_leaves_no_process(tmp_path: Path) -> Non
     assert time.monotonic() - began < 10
     assert found[0].ending != "done"
     _gone(int(note.read_text()))
-    assert not [p for p in psutil.Process().children() if "esper.kernel.zygote" in " ".join(p.cmdline())]
+    assert servers() == others
+
+
+def servers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "esper.kernel.zygote" in " ".join(p.cmdline())]
 
 
 def _until(condition: object, seconds: float = 60.0) -> None:

@@ -79,6 +79,7 @@ class Children:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._waiting: set[socket.socket] = set()
+        self._closed = threading.Event()
 
     def run(self, job: Job) -> Outcome:
         """Run ``job`` to its end, at most its timeout plus a few seconds.
@@ -98,7 +99,8 @@ class Children:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                self._submit(theirs, job.needs)
+                if not self._submit(theirs, job.needs):
+                    return Outcome("crashed", "the build server was closed")
             ours.settimeout(job.timeout + START_SECONDS)
             with self._lock:
                 self._waiting.add(ours)
@@ -117,12 +119,20 @@ class Children:
         return _judge(json.loads(data), job)
 
     def close(self) -> None:
-        """End the server and every job with all it has started; whoever waits for one is told that it crashed."""
-        with self._lock:
+        """End the server and every job with all it has started, for good; who waits for one is told that it crashed."""
+        self._closed.set()
+        if not self._lock.acquire(timeout=0.2):
+            # Somebody waits for a server that is just starting, which takes seconds; it has no jobs yet.
+            if (server := self._server) is not None:
+                server.kill()
+            self._lock.acquire()
+        try:
             for waiting in self._waiting:
                 with contextlib.suppress(OSError):
                     waiting.shutdown(socket.SHUT_WR)  # the job's keeper sees that nobody waits
             self._stop()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> Children:
         return self
@@ -134,19 +144,23 @@ class Children:
         with self._lock:
             return self._server is not None and self._server.poll() is not None
 
-    def _submit(self, theirs: socket.socket, needs: Sequence[str]) -> None:
+    def _submit(self, theirs: socket.socket, needs: Sequence[str]) -> bool:
+        """Hand the server a job's socket; False once closed."""
         message = json.dumps(list(needs)).encode()
         with self._lock:
             for attempt in (1, 2):
+                if self._closed.is_set():
+                    return False
                 try:
                     socket.send_fds(self._started(), [message], [theirs.fileno()])
-                    return
+                    return True
                 except OSError as error:
                     self._stop()
-                    if attempt == 2:
+                    if attempt == 2 and not self._closed.is_set():
                         raise KernelBuildError(
                             f"the build server does not stay up ({error}); see its output"
                         ) from error
+        return False
 
     def _started(self) -> socket.socket:
         if self._control is not None and self._server is not None and self._server.poll() is None:
@@ -176,7 +190,7 @@ class Children:
             self._control = None
         if self._server is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._server.wait(timeout=5)
+                self._server.wait(timeout=1)  # it may be importing; jobs outlive it as long as they must
             if self._server.poll() is None:
                 self._server.kill()
                 self._server.wait()
