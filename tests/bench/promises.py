@@ -140,7 +140,7 @@ HELD = (
         "The bus loses and doubles no message",
         "none",
         "many threads that publish and take at once",
-        "tests/contract/test_bus.py::test_many_threads_lose_and_duplicate_nothing",
+        "tests/contract/test_bus_limits.py::test_many_threads_lose_and_duplicate_nothing",
     ),
     Held(
         "Writers of the library killed at any moment leave no row without its blobs",
