@@ -131,10 +131,14 @@ class TolariaTrainer:
                 self.config, self.out, self.library, self.progress, stack, given=(self.task, bank),
                 controller=self.controller,
             )  # fmt: skip
+            stop = stack.enter_context(StopRequest())
+            try:
+                trainer = session.prepare(resume, stop)
+            except BaseException:
+                directory.abandon()
+                raise
             if not resume:
                 directory.write_manifest(self.config)
-            stop = stack.enter_context(StopRequest())
-            trainer = session.prepare(resume, stop)
             phase, reason = session.train(trainer, resume, stop)
             summary = session.conclude(trainer, phase, reason, time.monotonic() - began, None)
         if phase == "Failed":

@@ -1,4 +1,4 @@
-"""Growth against tuned controls: ``python -m tests.bench.growth [--size quick|full] [--tasks mnist1d,vector]``.
+"""Growth against tuned controls: ``python -m tests.bench.growth [--size quick|full] [--tasks mnist1d,digits]``.
 
 First every arm's learning rate is tuned, then all arms run on the report's seeds. Finished runs are kept in
 ``growth-<task>.jsonl`` and not repeated; the report is written anew after each task.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .analysis import Results, tuned_rates
 from .arms import report_jobs, tuning_jobs
+from .chart import chart
 from .execute import execute
 from .report import write
 from .store import Store
@@ -68,12 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(out: Path) -> Path:
-    """Write ``growth.md`` from all rows in ``out``."""
+    """Write ``growth.md`` and ``growth.svg`` from all rows in ``out``."""
     rows = {name: Store(out / f"growth-{name}.jsonl").rows() for name in SUITES}
     every = [Results.of(SUITES[name], found) for name, found in rows.items() if found]
     path = out / "growth.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(write([row for found in rows.values() for row in found], every), encoding="utf-8")
+    (out / "growth.svg").write_text(chart(every), encoding="utf-8")
     return path
 
 

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import mean
 
 from .arms import TUNING_SEED
-from .figures import Estimate, estimate, paired, worst
+from .figures import Estimate, estimate, paired, worst, worst_difference
 from .store import Row
 from .suites import FIXED, Suite
 
@@ -96,6 +96,11 @@ class Results:
         """Anytime regret: the largest mean shortfall over the budgets."""
         return worst([self.shortfall(arm, budget) for budget in self.budgets])
 
+    def regret_margin(self, arm: str, other: str) -> Estimate:
+        """How much larger the anytime regret of ``arm`` is than that of ``other``."""
+        mine, others = ([self.shortfall(name, budget) for budget in self.budgets] for name in (arm, other))
+        return worst_difference(mine, others)
+
     def versus(self, arm: str, other: str, budget: float) -> Estimate:
         """Paired difference of the metric, positive when ``arm`` is better."""
         difference = paired(self.curve(arm, budget), self.curve(other, budget))
@@ -105,7 +110,7 @@ class Results:
 
     def complete(self, arm: str) -> bool:
         """Whether the arm has runs at every budget."""
-        return all(self.curve(arm, budget) for budget in self.budgets)
+        return bool(self.budgets) and all(self.curve(arm, budget) for budget in self.budgets)
 
     def compute_to(self, arm: str, target: float) -> float | None:
         """Training FLOPs at which the arm's mean metric reaches ``target``, log-linear between budgets; None if never.
@@ -117,16 +122,28 @@ class Results:
         ]
         goal = self.sign * target
         if points and points[0][1] >= goal:
-            return math.exp(points[0][0])
+            return next(budget for budget in self.budgets if self.curve(arm, budget))
         for (x0, y0), (x1, y1) in pairwise(points):
             if y0 < goal <= y1:
                 return math.exp(x0 + (x1 - x0) * (goal - y0) / (y1 - y0))
         return None
 
+    def single_to(self, target: float) -> tuple[str, float] | None:
+        """The fixed size that reaches the target with the fewest FLOPs, which nobody knows beforehand, and those."""
+        reached = {arm: cost for arm in FIXED if (cost := self.compute_to(arm, target)) is not None}
+        return min(reached.items(), key=lambda item: item[1]) if reached else None
+
     def sweep_to(self, target: float) -> float | None:
-        """FLOPs of a doubling-free sweep: every fixed size is trained until the first of them reaches the target."""
-        reached = [cost for arm in FIXED if (cost := self.compute_to(arm, target)) is not None]
-        return len([arm for arm in FIXED if self.curve(arm, self.budgets[0])]) * min(reached) if reached else None
+        """FLOPs of a sweep: all fixed sizes train side by side until the first of them reaches the target."""
+        single = self.single_to(target)
+        return None if single is None else single[1] * sum(bool(self.curve(arm, self.budgets[0])) for arm in FIXED)
+
+    def levels(self) -> list[float]:
+        """Levels of the metric between the best fixed sizes of the shortest and of the longest budget."""
+        low, high = (
+            mean(self.curve(self.best_fixed(budget), budget).values()) for budget in (self.budgets[0], self.budgets[-1])
+        )
+        return [low + share * (high - low) for share in (0.25, 0.5, 0.75, 0.9)]
 
     def slots(self, arm: str, budget: float) -> Counter[str]:
         """How often the first seed of a run went where; "none" for runs without one."""

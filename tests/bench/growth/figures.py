@@ -51,15 +51,24 @@ def worst(by_budget: Sequence[Mapping[int, float]]) -> Estimate:
 
     The same seeds are drawn for every budget, as the runs of one seed belong together.
     """
-    seeds = sorted(set.intersection(*(set(values) for values in by_budget)))
+    return worst_difference(by_budget, [dict.fromkeys(values, 0.0) for values in by_budget])
+
+
+def worst_difference(first: Sequence[Mapping[int, float]], second: Sequence[Mapping[int, float]]) -> Estimate:
+    """The largest mean over budgets of ``first`` minus that of ``second``, each by budget and seed, with an interval
+    as for ``worst``. Raises ``ValueError`` if no seed has every run."""
+    seeds = sorted(set.intersection(*(set(values) for values in [*first, *second])))
     if not seeds:
         raise ValueError("no seed has a run at every budget")
 
-    def largest(drawn: Sequence[int]) -> float:
-        return max(math.fsum(values[seed] for seed in drawn) / len(drawn) for values in by_budget)
+    def largest(values: Sequence[Mapping[int, float]], drawn: Sequence[int]) -> float:
+        return max(math.fsum(one[seed] for seed in drawn) / len(drawn) for one in values)
 
-    generator = random.Random(0)
-    draws = sorted(largest(generator.choices(seeds, k=len(seeds))) for _ in range(DRAWS))
+    def difference(drawn: Sequence[int]) -> float:
+        return largest(first, drawn) - largest(second, drawn)
+
     if len(seeds) < 2:
-        return Estimate(largest(seeds), math.nan, math.nan, len(seeds))
-    return Estimate(largest(seeds), draws[int(0.025 * DRAWS)], draws[int(0.975 * DRAWS) - 1], len(seeds))
+        return Estimate(difference(seeds), math.nan, math.nan, len(seeds))
+    generator = random.Random(0)
+    draws = sorted(difference(generator.choices(seeds, k=len(seeds))) for _ in range(DRAWS))
+    return Estimate(difference(seeds), draws[int(0.025 * DRAWS)], draws[int(0.975 * DRAWS) - 1], len(seeds))

@@ -30,6 +30,7 @@ class Suite:
         tuned: the budgets at which learning rates are tuned; the others take the rate of the nearest.
         epochs_of_host: about how many epochs the host makes within a budget; growth is decided at their ends.
         first_slot: where arm "fixed" grows, at the end of its second epoch.
+        metric, unit: the task's metric and what a hundredth of it is called.
         higher_is_better: about the task's metric.
     """
 
@@ -45,6 +46,8 @@ class Suite:
     tuned: tuple[float, ...]
     epochs_of_host: int = 40
     first_slot: str = "blocks.0"
+    metric: str = "Accuracy"
+    unit: str = "in points"
     higher_is_better: bool = True
     params: Mapping[str, Any] = field(default_factory=dict)
 
@@ -128,6 +131,8 @@ SUITES: dict[str, Suite] = {
         epoch_steps=900,
         epochs_of_host=25,
         tuned=(5e9,),
+        metric="Bits per character",
+        unit="in hundredths of a bit",
         higher_is_better=False,
     ),
 }

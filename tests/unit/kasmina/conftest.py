@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from esper.kasmina import Command, SeedBank
+from esper.kasmina import Command, SeedBank, SeedSettings, wrap
 from esper.kernel import (
     PublicKeys,
     SigningKey,
@@ -195,3 +195,18 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
     inputs = torch.randn(32, 8, generator=generator)
     return inputs, torch.tanh(inputs @ torch.randn(8, 4, generator=generator))
+
+
+@pytest.fixture
+def start(host, batch, shelf, run_of):
+    """A run whose first slot germinates a kernel."""
+
+    def build(ir, *, slot="act1", command=None, **settings):
+        inputs, targets = batch
+        bank = wrap(host, ["act1", "act2"], inputs, settings=SeedSettings(**settings), source=shelf)
+        artifact = shelf.add(ir, bank.slots[slot].interface)
+        applied = bank.order(Command.germinate(slot, artifact, blueprint="mlp", reason="plateau", **(command or {})))
+        assert applied.accepted, applied.reason
+        return run_of(host, bank, inputs, targets), applied.seed
+
+    return build

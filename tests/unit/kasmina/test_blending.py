@@ -38,3 +38,15 @@ def test_blends_are_what_they_say():
     u, s, alpha = torch.tensor([2.0]), torch.tensor([4.0]), torch.tensor(0.25)
     assert blend(Blend.RESIDUAL, u, s, alpha).item() == 3.0
     assert blend(Blend.CONVEX, u, s, alpha).item() == 2.5
+
+
+def test_a_full_convex_blend_survives_in_place_operations_of_the_host():
+    """What comes out is not the tensor the kernel saved for its backward pass."""
+    u = torch.randn(4, 3, requires_grad=True)
+    branch = torch.tanh(u)
+    joined = blend(Blend.CONVEX, u, branch, None)
+    joined.relu_()
+    joined.sum().backward()
+    kept = torch.tanh(u.detach())
+    assert torch.equal(branch, kept)
+    assert torch.allclose(u.grad, (1 - kept**2) * (kept > 0))

@@ -169,11 +169,14 @@ class Bank(RuleBasedStateMachine):
         def broken(u):
             raise RuntimeError("lost")
 
+        known = seed.reference_only
         kernel.forward = broken
         self.bank.begin_step(0)
         self.loss().backward()
+        del kernel.forward
         self.note()
-        assert name in self.bank.loader.cache.banned
+        # a fossil that failed before runs its reference path: its artifact was evicted then
+        assert known or name in self.bank.loader.cache.banned
         assert self.stages[seed.id] in (Stage.ERROR_RECOVERY, Stage.FOSSILIZED)
         # other examples use the same artifacts
         self.bank.loader.cache._banned.clear()

@@ -41,7 +41,8 @@ def blend(kind: Blend, host: Tensor, branch: Tensor, alpha: Tensor | None) -> Te
     ``alpha`` is a 0-dim tensor, or None for exactly 1: then nothing is multiplied.
     """
     if alpha is None:
-        return host + branch if kind is Blend.RESIDUAL else branch
+        # a copy: an in-place operation of the host after the slot must not reach what the kernel saved for its backward
+        return host + branch if kind is Blend.RESIDUAL else branch.clone()
     if kind is Blend.RESIDUAL:
         return host + alpha * branch
     return (1 - alpha) * host + alpha * branch

@@ -26,10 +26,7 @@ class Branch(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """The slot's activation after this kernel; same shape and dtype as ``u``."""
-        joined = blend(self.kind, u, self.kernel(u.contiguous()), self.alpha)
-        # A convex blend at alpha 1 is the branch itself. A copy keeps an in-place operation of the host from reaching
-        # what the kernel returned, which may be its own input.
-        return joined.clone() if self.alpha is None and self.kind is Blend.CONVEX else joined
+        return blend(self.kind, u, self.kernel(u.contiguous()), self.alpha)
 
 
 class Grown(nn.Module):

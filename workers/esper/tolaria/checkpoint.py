@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -114,7 +115,7 @@ class CheckpointStore:
                 if hashlib.sha256(data[key]).hexdigest() != entry["sha256"]:
                     raise CheckpointMismatch(f"checkpoint {folder}: {key} does not have the digest that was recorded")
             return Checkpoint(name, load(data[_TENSORS]), json.loads(data[_STATE]))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise CheckpointMismatch(f"checkpoint {folder} is damaged ({type(error).__name__}: {error})") from error
 
     def newest(self) -> tuple[Checkpoint | None, list[str]]:
