@@ -132,7 +132,7 @@ def run(quick: bool = False) -> Report:
     report = Report(details={"trials": trials})
     for case in dict.fromkeys(trial["case"] for trial in trials):
         mine = [trial for trial in trials if trial["case"] == case]
-        size = f"{case}; state of up to {max(t['bytes'] for t in mine) / 1e6:.1f} MB"
+        size = f"{case}; state of up to {max(t['bytes'] for t in mine) / 1e6:.2g} MB"
         for way, goal in (("memory", MEMORY_GOAL), ("disk", DISK_GOAL)):
             taken = [t[f"{way}_seconds"] for t in mine]
             report.rows.append(

@@ -449,6 +449,10 @@ def test_ten_thousand_attacks_fail_and_no_honest_message_is_refused() -> None:
             continue
         data = command(signer, sequence, now=now, payload=rng.randbytes(rng.randrange(64)))
         message_id = f"m{sequence}"
+        # Caught on its way and sent on wrongly: refused, and the honest delivery that follows is not spoiled.
+        for kind, topic, at in (("early cross topic", EPOCHS, now), ("early stale", COMMANDS, now + 31)):
+            attacks += 1
+            assert not accepts(data, topic, ring, at, guard, f"{kind}-{sequence}"), f"{kind} at sequence {sequence}"
         opened: Opened = open_(data, COMMANDS, ring, now + 20 * rng.random(), guard, message_id=message_id)
         honest += 1
         if rng.random() < 0.2:
