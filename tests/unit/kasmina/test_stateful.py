@@ -246,5 +246,5 @@ def _checks(event, trainable: bool) -> bool:
 
 TestBank = Bank.TestCase
 TestBank.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
