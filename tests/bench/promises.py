@@ -115,7 +115,7 @@ HELD = (
     Held(
         "No forged, replayed, stale, reordered or cross-topic command is accepted, and no honest one is refused",
         "none of 10,000",
-        "more than 10,000 generated attacks of nine kinds between some 1,500 honest envelopes",
+        "more than 10,000 generated attacks of eleven kinds between some 1,500 honest envelopes",
         "tests/unit/leyline/test_envelope.py::test_ten_thousand_attacks_fail_and_no_honest_message_is_refused",
     ),
     Held(
