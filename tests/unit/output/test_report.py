@@ -10,6 +10,7 @@ import pytest
 from esper.output import EventLog, Score, SplitResult, Summary
 from esper.output.readers import read_run
 from esper.output.report import render, write_report
+from esper.output.summary import CurvePoint
 
 MakeRun = Callable[..., Path]
 Make = Callable[..., Summary]
@@ -155,6 +156,19 @@ def test_worse_than_the_control_is_said_as_plainly(tmp_path: Path, summary: Make
 def test_lower_is_better_turns_the_comparison_round(tmp_path: Path, summary: Make) -> None:
     summary(higher_is_better=False).write(tmp_path)
     assert "0.012 worse than the same network" in parse(write_report(tmp_path).read_text()).text
+
+
+def test_a_longer_control_does_not_lengthen_the_seeds_lives(run_directory: MakeRun, summary: Make) -> None:
+    directory = run_directory()
+    longer = summary().control.model_copy(
+        update={
+            "curve": [CurvePoint(epoch=epoch, controller_loss=0.3, controller_metric=0.9) for epoch in range(1, 91)]
+        }
+    )
+    summary(control=longer).write(directory)
+    page = write_report(directory).read_text()
+    assert "FOSSILIZED: epoch 12 to 40." in page
+    assert "to 90." not in page
 
 
 def test_no_seed_at_all_is_said(tmp_path: Path, summary: Make) -> None:

@@ -89,8 +89,8 @@ class Forest:
     hidden: int
 
 
-def timeline(lives: Sequence[SeedHistory], box: Box) -> Timeline:
-    """One row a life, the last sixty."""
+def timeline(lives: Sequence[SeedHistory], box: Box, last_epoch: int) -> Timeline:
+    """One row a life, the last sixty; a stage that lasts goes on to the run's ``last_epoch``, not to the control's."""
     epochs = box.epochs
     shown = bounded(lives, 60)
     across = Scale(0.0, max(epochs, 1.0), box.left, box.width - box.right)
@@ -101,7 +101,7 @@ def timeline(lives: Sequence[SeedHistory], box: Box) -> Timeline:
         end: tuple[float, str, str] | None = None
         for span in life.spans:
             seen.add(span.stage)
-            left, until = across(span.start), span.end if span.end is not None else round(epochs)
+            left, until = across(span.start), span.end if span.end is not None else last_epoch
             title = f"{span.stage}: epoch {span.start} to {until}. {span.reason}"
             if span.stage in ("CULLED", "CANCELLED", "ROLLED_BACK"):
                 end = (left, span.stage.lower(), cut(f"{span.stage} after epoch {span.start}. {span.reason}"))

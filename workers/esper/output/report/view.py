@@ -46,7 +46,7 @@ def build(record: RunRecord) -> dict[str, Any]:
         "charts": _charts(record, box),
         "epochs": _epoch_rows(record),
         "has_control": bool(_control(summary)),
-        "timeline": timeline(record.seeds, box),
+        "timeline": timeline(record.seeds, box, record.last_epoch),
         "seeds": bounded(record.seeds),
         "forest": forest(record.verdicts, box),
         "gates": bounded(record.gates),
