@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
             "schedule": {"warmupSteps": 10, "decayFraction": 0.25},
         },
         "seeds": {"graftingEpochs": 2, "stabilizationEpochs": 1, "fineTuningEpochs": 1},
-        "judge": {"cooldownSteps": 10},
+        "judge": {"cooldownSteps": 10, "minimumEffect": 0.0},  # so few steps bring next to nothing
         "controller": {"policy": "Never"},
     },
 }

@@ -158,10 +158,11 @@ class JudgeSpec(Model):
         le=64,
     )
     minimum_effect: float = field(
-        "Promote only when the mean improvement is at least this.",
-        0.0,
-        unit="nats of loss",
-        why="the budget already weighs what a seed costs",
+        "Promote only when the improvement is more than this, by the test of pValue.",
+        0.01,
+        unit="loss, nats for cross entropy",
+        why="measured on MNIST-1D: two runs that differ in data order alone end 0.014 apart (standard deviation) "
+        "after a cool-down of 50 steps; choose less for a loss on a smaller scale",
         ge=0,
         le=1e6,
     )

@@ -34,7 +34,8 @@ class Job:
 
 def growth_spec(suite: Suite, arm: str) -> dict[str, Any]:
     """The part of a run's spec in which the growth arms differ; budgets and tuning are the same for all."""
-    judged = {"judge": {"mode": "Once"}}
+    # No least effect: what is compared is the recipe, and the judge's noise is part of what growth pays for.
+    judged = {"judge": {"mode": "Once", "minimumEffect": 0.0}}
     bare: dict[str, Any] = {
         "judge": {"mode": "Off"},
         "seeds": {"graftingEpochs": 1, "stabilizationEpochs": 0, "fineTuningEpochs": 0},
