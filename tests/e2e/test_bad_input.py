@@ -47,6 +47,10 @@ def write(tmp_path):
         ({"budget": {"parameters": 100}}, ["spec.budget.parameters", "586"]),
         ({"budget": {"trainingFlops": 1000}}, ["spec.budget.trainingFlops"]),
         (
+            {"kernels": {"blueprints": ["mlp"]}, "controller": {"policy": "Heuristic"}},
+            ["spec.kernels.blueprints", "mlp", "fits none"],
+        ),
+        (
             {"kernels": {"blueprints": ["conv_blok"]}, "controller": {"policy": "Heuristic"}},
             ["conv_blok", "conv_block"],
         ),

@@ -36,6 +36,7 @@ from esper.weatherlight.outdir import OutputDirectory
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
 from esper.weatherlight.stopping import StopRequest
+from esper.weatherlight.wanted import check_usable, designs
 from leyline.resources import TrainingRun
 from leyline.resources.enums import PolicyName
 
@@ -143,6 +144,8 @@ class Session:
         """Ask for the portfolio; wait for it, or let it arrive while training goes on."""
         spec = self.manifest.spec.kernels
         names = list(spec.blueprints) or list(CATALOGUE)
+        if spec.blueprints and self.library is not None:
+            check_usable(designs(names, self.library), interfaces)
         strategies = [str(strategy).lower() for strategy in spec.strategies]
         if str(spec.prepare) == "BeforeTraining":
             if not first and shelf.records():

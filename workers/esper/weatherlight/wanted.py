@@ -51,6 +51,22 @@ def designs(names: Iterable[str], library: Library) -> dict[str, tuple[Blueprint
     return found
 
 
+def check_usable(designs: Mapping[str, tuple[BlueprintIR, float]], interfaces: Iterable[Interface]) -> None:
+    """Refuse designs somebody asked for by name when no slot can take them.
+
+    Raises:
+        BadInput: naming the design and the layouts it is for.
+    """
+    places = list(interfaces)
+    for name, (ir, _) in designs.items():
+        if not any(_fits(ir, interface) for interface in places):
+            layouts = ", ".join(layout.value for layout in ir.layouts)
+            raise BadInput(
+                f"spec.kernels.blueprints: {name} is for {layouts} and fits none of the slots; "
+                "`esper validate` lists those that do"
+            )
+
+
 def unavailable(strategies: Iterable[str]) -> dict[str, str]:
     """Strategies that can't be built on this machine, each with the reason."""
     known = known_strategies()
