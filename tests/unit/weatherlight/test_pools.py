@@ -35,9 +35,16 @@ def library(tmp_path: Path) -> Iterator[SqlLibrary]:
     opened.close()
 
 
-def processes() -> list[psutil.Process]:
+def servers() -> list[psutil.Process]:
     """Build servers this process has running."""
     return [p for p in psutil.Process().children() if "esper.kernel.zygote" in " ".join(p.cmdline())]
+
+
+@pytest.fixture
+def processes() -> Callable[[], list[psutil.Process]]:
+    """Build servers started since the test began; other tests of this process may keep their own."""
+    others = servers()
+    return lambda: [p for p in servers() if p not in others]
 
 
 class Stub:
@@ -52,7 +59,9 @@ class Stub:
         return self.plan(request)
 
 
-def test_a_portfolio_is_certified_and_used(library: SqlLibrary, tmp_path: Path) -> None:
+def test_a_portfolio_is_certified_and_used(
+    library: SqlLibrary, tmp_path: Path, processes: Callable[[], list[psutil.Process]]
+) -> None:
     told: list[tuple[int, int, str]] = []
     with KernelService(library, tmp_path) as service:
         prepared = service.prepare([VECTOR], NAMES, ["fast"], lambda *said: told.append(said))
@@ -143,7 +152,9 @@ def test_an_unknown_blueprint_is_refused_before_anything_starts(library: SqlLibr
         assert service.status() == []
 
 
-def test_closing_during_work_is_prompt_and_leaves_no_process(library: SqlLibrary, tmp_path: Path) -> None:
+def test_closing_during_work_is_prompt_and_leaves_no_process(
+    library: SqlLibrary, tmp_path: Path, processes: Callable[[], list[psutil.Process]]
+) -> None:
     service = KernelService(library, tmp_path)
     asked = service.request([VECTOR, SEQUENCE], ["mlp", *NAMES], ["fast"])
     deadline = time.monotonic() + 60
