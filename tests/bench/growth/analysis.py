@@ -153,6 +153,19 @@ class Results:
             if row["arm"] == arm and row["budget"] == budget
         )
 
+    def same_first_slot(self, arm: str, other: str, budget: float) -> tuple[int, int]:
+        """In how many pairs of runs the first seed went to the same slot, and how many pairs there are."""
+        first, second = (
+            {
+                row["seed"]: row["grown"][0]["slot"] if row["grown"] else None
+                for row in self.rows
+                if row["arm"] == name and row["budget"] == budget
+            }
+            for name in (arm, other)
+        )
+        pairs = first.keys() & second.keys()
+        return sum(first[seed] == second[seed] for seed in pairs), len(pairs)
+
     def kept(self, arm: str, budget: float) -> tuple[int, int]:
         """Seeds kept and seeds germinated, over all runs."""
         seeds = [seed for row in self.rows if row["arm"] == arm and row["budget"] == budget for seed in row["grown"]]

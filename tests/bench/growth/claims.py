@@ -92,7 +92,8 @@ def _placement(results: Results, arm: str) -> Claim:
     if not results.curve("random-slot", budget):
         return Claim(text, None, "")
     found = results.versus(arm, "random-slot", budget)
-    return Claim(text, found.low > 0, signed(found))
+    alike, drawn = results.same_first_slot(arm, "random-slot", budget)
+    return Claim(text, found.low > 0, f"{signed(found)}; the draw hit the same slot in {alike} of {drawn} runs")
 
 
 def _longest(results: Results, arm: str) -> list[Claim]:

@@ -123,6 +123,7 @@ def test_what_growth_did_is_counted():
     grown = [kept, culled]
     found = Results.of(SUITE, [row("heuristic", LONG, 0, 0.9, grown=grown), row("heuristic", LONG, 1, 0.9)])
     assert found.kept("heuristic", LONG) == (1, 2)
+    assert found.same_first_slot("heuristic", "heuristic", LONG) == (2, 2)
     assert found.slots("heuristic", LONG) == {"blocks.0": 1, "none": 1}
     assert found.overhead("heuristic", LONG).mean == pytest.approx(0.15)
 
