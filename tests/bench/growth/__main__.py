@@ -69,12 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def report(out: Path) -> Path:
-    """Write ``growth.md`` and ``growth.svg`` from all rows in ``out``."""
+    """Write ``growth.md`` and ``growth.svg`` from all rows in ``out``, and from ``growth-notes.md`` if it is there."""
     rows = {name: Store(out / f"growth-{name}.jsonl").rows() for name in SUITES}
     every = [Results.of(SUITES[name], found) for name, found in rows.items() if found]
     path = out / "growth.md"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(write([row for found in rows.values() for row in found], every), encoding="utf-8")
+    notes = out / "growth-notes.md"
+    told = notes.read_text(encoding="utf-8") if notes.exists() else ""
+    path.write_text(write([row for found in rows.values() for row in found], every, told), encoding="utf-8")
     (out / "growth.svg").write_text(chart(every), encoding="utf-8")
     return path
 

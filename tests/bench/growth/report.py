@@ -52,8 +52,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(row) + " |" for row in rows)]
 
 
-def write(all_rows: Sequence[Row], every: Sequence[Results]) -> str:
-    """The whole report."""
+def write(all_rows: Sequence[Row], every: Sequence[Results], notes: str = "") -> str:
+    """The whole report; ``notes`` are what a person read in it, and go to its head."""
     lines = [
         "# Growth against tuned fixed sizes",
         "",
@@ -64,6 +64,7 @@ def write(all_rows: Sequence[Row], every: Sequence[Results]) -> str:
         "compared at equal budgets. ± is the 95 % interval over seeds; differences are paired by seed.",
         "",
         *_verdict(every),
+        *([notes.strip(), ""] if notes.strip() else []),
         "![Shortfall against the best fixed size](growth.svg)",
         "",
         *LIMITS,
