@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@command -v uv >/dev/null 2>&1 || $(MAKE) --no-print-directory $(TOOLS)/uv/bin/uv
 	@echo "setting up the environment from requirements.lock (once; about half a minute on a fast line)"
 	@test -x $(PY) || $(UV) venv --quiet --python '>=3.11' $(VENV)
-	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip sync --quiet --compile-bytecode --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -21,4 +21,4 @@ def pick_device(wanted: str) -> torch.device:
 def set_threads(threads: int) -> None:
     """Set torch's intra-op threads; the number is part of what makes a run repeat bit for bit."""
     torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # not use_deterministic_algorithms: that one imports the compiler

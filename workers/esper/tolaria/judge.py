@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
 from esper.tolaria.line import Line
@@ -107,8 +107,8 @@ def compare(
     t = (effect - minimum_effect) / error if error > 0.0 else math.copysign(math.inf, effect - minimum_effect)
     if effect == minimum_effect:
         t = 0.0
-    p = float(stats.t.sf(t, freedom)) if finite else 1.0
-    half = float(stats.t.ppf(0.975, freedom)) * error
+    p = float(stdtr(freedom, -t)) if finite else 1.0
+    half = float(stdtrit(freedom, 0.975)) * error
     return Verdict(
         passed=finite and p < p_value and effect > minimum_effect,
         effect=effect, low=effect - half, high=effect + half, standard_error=error, t=t, p_value=p,

@@ -6,6 +6,7 @@ the controller, the trainer, and what the run leaves behind. Nothing here decide
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Mapping
@@ -113,7 +114,9 @@ class Session:
         self.stack.callback(library.close)
         self.library = library
         grows = str(spec.controller.policy) != "Never"
-        service = KernelService(library, self.library_root, spec.kernels)
+        # While training waits for kernels, nothing is lost by building on every core.
+        builders = min(4, os.cpu_count() or 1) if str(spec.kernels.prepare) == "BeforeTraining" else None
+        service = KernelService(library, self.library_root, spec.kernels, processes=builders)
         self.stack.callback(service.close)
         interfaces = {name: slot.interface for name, slot in bank.slots.items()}
         self.shelf = shelf = RunShelf(
