@@ -89,7 +89,7 @@ def _compute(results: Results, arm: str) -> Claim:
 def _placement(results: Results, arm: str) -> Claim:
     text = "its placement is better than a random slot, at the longest budget"
     budget = results.budgets[-1]
-    if not results.curve("random-slot", budget):
+    if len(results.curve("random-slot", budget)) < 2:
         return Claim(text, None, "")
     found = results.versus(arm, "random-slot", budget)
     alike, drawn = results.same_first_slot(arm, "random-slot", budget)
