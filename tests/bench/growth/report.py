@@ -29,7 +29,7 @@ HOLDS = {True: "**holds**", False: "**does not hold**", None: "not measured"}
 LIMITS = (
     "## Limits",
     "",
-    "- Networks of 600 to 20,000 parameters and runs of seconds on one CPU core: nothing here says how growth does at "
+    "- Networks of 400 to 13,000 parameters and runs of seconds on one CPU core: nothing here says how growth does at "
     "other scales.",
     "- The best fixed size of a budget is picked on the report split itself, after the fact. That favours the fixed "
     "sizes: nobody could have known it.",
