@@ -143,7 +143,7 @@ class TrainingSpec(Model):
         "CPU threads of one process.",
         1,
         unit="threads",
-        why="sums in another order are other bits: one thread repeats on every machine",
+        why="sums in another order are other bits: one thread keeps their order, however many cores there are",
         ge=1,
         le=1024,
     )
