@@ -34,6 +34,7 @@ run: $(STAMP) ## Train and grow on MNIST-1D on this machine, then open the repor
 	@$(VENV)/bin/esper run docs/examples/mnist1d.yaml -o $(RUN_DIR) --control
 
 test: $(STAMP) ## Run every test
+	@tests/infra/setup.sh
 	@$(PY) -m pytest -n 2 --dist loadfile -q $(TESTS)
 
 check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules, freshness of generated files, contracts

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Installs what the tests with real servers need on a bare Debian machine and builds what is built from source. Safe to
+# run again: what is there stays. What can't be had is said; with CI=true it is an error, elsewhere the tests that need
+# it are skipped. Each part is a function; add yours and call it at the end.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+lacking() { # WHAT
+  echo "setup: $*" >&2
+  if [ -n "${CI:-}" ]; then exit 1; fi
+}
+
+install() { # PROGRAM-OR-FILE PACKAGE...
+  local wanted="$1"; shift
+  if command -v "$wanted" >/dev/null 2>&1 || compgen -G "$wanted" >/dev/null; then return; fi
+  if [ "$(id -u)" != 0 ]; then lacking "$* must be installed (there is no $wanted), and this is not root"; return 0; fi
+  if [ -z "${APT_UPDATED:-}" ]; then apt-get update -qq; APT_UPDATED=1; fi
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
+}
+
+postgresql() {
+  # The tests make clusters of their own; the package need not make one.
+  if [ "$(id -u)" = 0 ] && [ ! -e /etc/postgresql-common/createcluster.conf ]; then
+    mkdir -p /etc/postgresql-common && echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf
+  fi
+  install '/usr/lib/postgresql/*/bin/initdb' postgresql
+}
+
+object_store() {
+  command -v go >/dev/null 2>&1 || { lacking "Go 1.26 or newer must be on the PATH"; return 0; }
+  PYTHONPATH=tests/infra .venv/bin/python -c 'import real_s3; print("S3 server:", real_s3.program().name)'
+}
+
+postgresql
+object_store
