@@ -36,7 +36,11 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic. ``retention`` is in seconds; ``payloads`` are full protobuf message names."""
+    """One topic. ``retention`` is in seconds; ``payloads`` are full protobuf message names.
+
+    ``consumers`` are the subscriptions that must not miss a message: they are made before the first publish. Others
+    come and go with those who watch. ``compacted``: the last message of each key can be asked for at any time.
+    """
 
     name: str
     kind: TopicKind
@@ -48,6 +52,8 @@ class Topic:
     subscription: SubscriptionType
     payloads: frozenset[str]
     summary: str
+    consumers: tuple[str, ...] = ()
+    compacted: bool = False
 
     @property
     def needs_freshness(self) -> bool:
@@ -119,7 +125,7 @@ _ROWS: tuple[Topic, ...] = (
         "run",
         Ordering.NONE,
         HOUR,
-        SubscriptionType.SHARED,
+        SubscriptionType.KEY_SHARED,
         _messages("TelemetryPacket", "SeedState"),
         "Measurements of seeds, for watching.",
     ),
@@ -134,6 +140,7 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("FieldReport"),
         "How each finished seed did.",
+        consumers=("urza",),
     ),
     Topic(
         PREFETCH_REQUEST,
@@ -146,6 +153,7 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelPrefetchRequest"),
         "Kernels a run would like to have.",
+        consumers=("urza",),
     ),
     Topic(
         PREFETCH_READY,
@@ -182,6 +190,8 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelBuilt", "KernelCertified", "KernelRejected", "KernelCatalogUpdate"),
         "Verdicts of compiler and benchmarker, and what the library made of them.",
+        consumers=("urza",),
+        compacted=True,
     ),
     Topic(
         COMPILE,
@@ -194,6 +204,7 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelCompileRequest"),
         "Kernels to compile.",
+        consumers=("tezzeret",),
     ),
     Topic(
         BENCHMARK,
@@ -206,6 +217,7 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelBenchmarkRequest"),
         "Kernels to check and measure.",
+        consumers=("urabrask",),
     ),
     Topic(
         POLICY_UPDATES,

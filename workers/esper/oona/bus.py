@@ -3,6 +3,8 @@
 Delivery is at least once. A message is *delivered* by ``receive`` and *open* until it is acknowledged, refused
 (``nack``) or its subscription handle is closed; in the last two cases it is delivered again, with the same message id
 and a higher ``delivery_count``. After ``MAX_DELIVERIES`` deliveries it becomes a dead letter that keeps its cause.
+Deliveries of work are counted beyond the death of a consumer and of the broker; those of other kinds by the processes
+that live.
 
 Order:
 
@@ -10,8 +12,10 @@ Order:
 * ``key_shared``: messages of one key are handled one after the other, in the order they were published.
 * ``exclusive``: one consumer, in order. ``failover``: in order to the oldest open consumer; the next takes over.
 
-Publishing never waits. A topic's kind decides what happens when a queue is full: commands, work and reports
-are refused with ``BusFull`` (the publisher keeps them and tries later), telemetry drops its oldest and is counted.
+Publishing never waits. What waits is bounded: in one process by each subscription's queue, through a broker by the
+publisher's outbox, which holds what the broker has not confirmed. A topic's kind decides what happens when that is
+full: commands, work and reports are refused with ``BusFull`` (the publisher keeps them and tries later), telemetry
+drops its oldest and is counted. ``flush`` waits until nothing is in the outbox.
 """
 
 from __future__ import annotations
@@ -26,16 +30,20 @@ from leyline.topics import SubscriptionType, TopicKind
 
 MAX_DELIVERIES = 4
 """Deliveries of one message to one subscription before it becomes a dead letter."""
-MAX_MESSAGE_BYTES = 5 * 1024 * 1024
-"""Largest payload; the limit a broker has by default, held by every adapter so that none surprises."""
+MAX_MESSAGE_BYTES = 5 * 1024 * 1024 - 4096
+"""Largest payload: the limit a broker has by default, less room for its frame. Every adapter holds it."""
 
 
 class BusFull(BusError):
-    """A queue that never drops is at its capacity; keep the message and publish it again later."""
+    """A queue or outbox that never drops is at its capacity; keep the message and publish it again later."""
 
 
 class BusClosed(BusError):
     """The bus was closed while, or before, it was used."""
+
+
+class BusUnavailable(BusError):
+    """The broker can't be reached or does not let this process in; the text names its address."""
 
 
 class UnknownTopic(BusError):
@@ -73,6 +81,17 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """The last message of a key on a compacted topic."""
+
+    topic: str
+    message_id: str
+    data: bytes
+    key: str
+    properties: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A message given up on. ``cause`` is what the last consumer said."""
 
@@ -89,7 +108,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How far one subscription is behind, in messages; ``oldest_seconds`` is the age of the oldest undelivered."""
+    """How far one subscription is behind, in messages; ``oldest_seconds`` is the age of the oldest in ``ready``.
+
+    ``open`` are deliveries this process has not answered; those of other processes count as ``ready``. ``capacity`` is
+    ``None`` where the subscription itself is not bounded by a number of messages.
+    """
 
     topic: str
     subscription: str
@@ -97,13 +120,16 @@ class Backlog:
     ready: int
     open: int
     dead: int
-    capacity: int
+    capacity: int | None
     oldest_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Messages since the bus was opened, by kind of traffic."""
+    """Messages that this process published and was given since the bus was opened, by kind of traffic.
+
+    ``dropped``: telemetry that found no room, nobody to take it, or no consumer that could handle it.
+    """
 
     published: Mapping[TopicKind, int]
     delivered: Mapping[TopicKind, int]
@@ -168,11 +194,27 @@ class Bus(Protocol):
         for a payload above ``MAX_MESSAGE_BYTES``.
         """
 
-    def subscribe(self, topic: str, name: str, kind: SubscriptionType | str | None = None) -> Subscription:
+    def flush(self, timeout: float) -> int:
+        """Wait up to ``timeout`` seconds until the bus has all that was published; returns how much it has not."""
+
+    def subscribe(
+        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+    ) -> Subscription:
         """Join the subscription ``name`` of ``topic``, creating it on first use; ``None`` takes the topic's own kind.
 
-        Raises ``SubscriptionBusy`` for a second exclusive consumer or another kind, ``UnknownTopic``, ``BusClosed``.
+        With ``key`` it takes the messages of that key only, such as those of one run; the others are done with.
+        Raises ``SubscriptionBusy`` for a second exclusive consumer, another kind or another key; ``UnknownTopic``,
+        ``BusClosed``, ``BusUnavailable``.
         """
+
+    def unsubscribe(self, topic: str, name: str) -> None:
+        """Forget a subscription and what waits under it, as a run does that has ended; unknown names are ignored.
+
+        Raises ``SubscriptionBusy`` while it has a consumer.
+        """
+
+    def latest(self, topic: str) -> Mapping[str, Latest]:
+        """The last message of each key on a compacted topic; raises ``BusError`` for a topic that is not compacted."""
 
     def dead_letters(self, topic: str | None = None, subscription: str | None = None) -> list[DeadLetter]:
         """Dead letters, oldest first, of one topic or subscription or of all."""

@@ -7,7 +7,6 @@ a run does at its start anyway.
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 import time
 import uuid
@@ -16,20 +15,19 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from esper.errors import BusError
 from esper.oona.bus import (
     _NO_PROPERTIES,
-    MAX_MESSAGE_BYTES,
     Backlog,
     BusClosed,
     BusFull,
     Counters,
     DeadLetter,
+    Latest,
     Message,
     SubscriptionBusy,
     UnknownDeadLetter,
-    UnknownTopic,
 )
+from esper.oona.checks import find_topic, require_compacted, require_key, require_name, require_size
 from esper.oona.queues import Entry, SubscriptionQueue
 from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
 
@@ -42,8 +40,6 @@ DEFAULT_CAPACITY: Mapping[TopicKind, int] = MappingProxyType(
     }
 )
 """Messages a subscription may hold, by kind of topic."""
-
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 
 
 class InProcessBus:
@@ -67,6 +63,7 @@ class InProcessBus:
         self._changed = threading.Condition(self._lock)
         self._queues: dict[tuple[str, str], SubscriptionQueue] = {}
         self._unclaimed: dict[str, list[Entry]] = {}
+        self._latest: dict[str, dict[str, Latest]] = {name: {} for name, each in topics.items() if each.compacted}
         self._numbers = itertools.count(1)
         self._counts: dict[str, Counter[TopicKind]] = {name: Counter() for name in Counters.__slots__}
         self._closed = False
@@ -81,21 +78,22 @@ class InProcessBus:
         message_id: str | None = None,
     ) -> str:
         """See ``Bus.publish``."""
-        if len(data) > MAX_MESSAGE_BYTES:
-            raise BusError(
-                f"{topic}: a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}; "
-                "put the content in the library and send its digest"
-            )
+        require_size(topic, data)
         identity = message_id or uuid.uuid4().hex
         carried = MappingProxyType(dict(properties))
         with self._lock:
             described = self._topic(topic)
             kind = described.kind
+            require_key(described, key)
             queues = [queue for queue in self._queues.values() if queue.topic.name == topic]
             self._refuse_when_full(described, queues)
             self._counts["published"][kind] += 1
             now, payload = self._clock(), bytes(data)
+            if described.compacted and key is not None:
+                self._latest[topic][key] = Latest(topic, identity, payload, key, carried)
             for queue in queues:
+                if queue.only_key not in (None, key):
+                    continue
                 # One entry per subscription: each counts its own deliveries.
                 entry = Entry(next(self._numbers), identity, payload, key, carried, now)
                 self._counts["dropped"][kind] += queue.add(entry)
@@ -108,28 +106,49 @@ class InProcessBus:
             self._changed.notify_all()
         return identity
 
-    def subscribe(self, topic: str, name: str, kind: SubscriptionType | str | None = None) -> InProcessSubscription:
+    def flush(self, timeout: float) -> int:
+        """See ``Bus.flush``; nothing waits outside the queues."""
+        return 0
+
+    def subscribe(
+        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+    ) -> InProcessSubscription:
         """See ``Bus.subscribe``."""
-        if _NAME.fullmatch(name) is None:
-            raise BusError(
-                f"subscription name {name!r}: lower-case letters, digits, '.', '_' and '-' only, at most 128"
-            )
+        require_name(name)
         with self._lock:
             described = self._topic(topic)
             kind = described.subscription if kind is None else SubscriptionType(kind)
             queue = self._queues.get((topic, name))
             if queue is None:
-                queue = SubscriptionQueue(described, name, kind, self._capacity[described.kind])
+                queue = SubscriptionQueue(described, name, kind, self._capacity[described.kind], key)
                 self._queues[topic, name] = queue
                 for entry in self._unclaimed.pop(topic, ()):
-                    queue.add(entry)
+                    if key in (None, entry.key):
+                        queue.add(entry)
             elif queue.kind is not kind:
                 raise SubscriptionBusy(f"{topic}/{name}: is {queue.kind.value}, asked for as {kind.value}")
+            elif queue.only_key != key:
+                raise SubscriptionBusy(f"{topic}/{name}: takes messages of key {queue.only_key!r}, asked for {key!r}")
             if kind is SubscriptionType.EXCLUSIVE and queue.consumers:
                 raise SubscriptionBusy(f"{topic}/{name}: is exclusive and has its consumer; close that one first")
             consumer = next(self._numbers)
             queue.consumers.append(consumer)
             return InProcessSubscription(self, queue, consumer)
+
+    def unsubscribe(self, topic: str, name: str) -> None:
+        """See ``Bus.unsubscribe``."""
+        with self._lock:
+            self._topic(topic)
+            queue = self._queues.get((topic, name))
+            if queue is not None and queue.consumers:
+                raise SubscriptionBusy(f"{topic}/{name}: has {len(queue.consumers)} consumers; close them first")
+            self._queues.pop((topic, name), None)
+
+    def latest(self, topic: str) -> Mapping[str, Latest]:
+        """See ``Bus.latest``."""
+        with self._lock:
+            require_compacted(self._topic(topic))
+            return MappingProxyType(dict(self._latest[topic]))
 
     def dead_letters(self, topic: str | None = None, subscription: str | None = None) -> list[DeadLetter]:
         """See ``Bus.dead_letters``."""
@@ -176,11 +195,7 @@ class InProcessBus:
     def _topic(self, name: str) -> Topic:
         if self._closed:
             raise BusClosed(f"{name}: the bus is closed")
-        topic = self._topics.get(name)
-        if topic is None:
-            known = ", ".join(sorted(self._topics))
-            raise UnknownTopic(f"topic {name!r} is not in the table of topics; known: {known}")
-        return topic
+        return find_topic(self._topics, name)
 
     def _refuse_when_full(self, topic: Topic, queues: list[SubscriptionQueue]) -> None:
         if topic.may_drop:
@@ -238,11 +253,15 @@ class InProcessBus:
 
     def _nack(self, queue: SubscriptionQueue, receipt: int, cause: str) -> bool:
         with self._lock:
-            outcome = queue.give_back(receipt, cause)
+            outcome = queue.give_back(receipt)
             if outcome is None:
                 return False
-            if outcome[1]:
-                self._counts["dropped" if queue.topic.may_drop else "dead"][queue.topic.kind] += 1
+            entry, dead = outcome
+            if dead and queue.topic.may_drop:
+                self._counts["dropped"][queue.topic.kind] += 1
+            elif dead:
+                queue.bury(entry, cause)
+                self._counts["dead"][queue.topic.kind] += 1
             self._changed.notify_all()
             return True
 

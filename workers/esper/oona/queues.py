@@ -42,6 +42,7 @@ class SubscriptionQueue:
     name: str
     kind: SubscriptionType
     capacity: int
+    only_key: str | None = None
     consumers: list[int] = field(default_factory=list)
     _ready: list[tuple[int, Entry]] = field(default_factory=list)
     _parked: dict[str, list[tuple[int, Entry]]] = field(default_factory=dict)
@@ -106,8 +107,8 @@ class SubscriptionQueue:
         self._release(delivery.entry)
         return delivery.entry
 
-    def give_back(self, receipt: int, cause: str) -> tuple[Entry, bool] | None:
-        """Queue an open delivery again in its old place, or bury it; returns the entry and whether it is dead now."""
+    def give_back(self, receipt: int) -> tuple[Entry, bool] | None:
+        """Queue an open delivery again in its old place, unless it was its last; returns the entry and whether so."""
         delivery = self._open.pop(receipt, None)
         if delivery is None:
             return None
@@ -115,8 +116,6 @@ class SubscriptionQueue:
         dead = entry.deliveries >= MAX_DELIVERIES
         if not dead:
             heapq.heappush(self._ready, (entry.order, entry))
-        elif not self.topic.may_drop:
-            self._bury(entry, cause)
         self._release(entry)
         return entry, dead
 
@@ -151,7 +150,8 @@ class SubscriptionQueue:
             oldest_seconds=max(0.0, now - min(waiting)) if waiting else 0.0,
         )
 
-    def _bury(self, entry: Entry, cause: str) -> None:
+    def bury(self, entry: Entry, cause: str) -> None:
+        """Keep an entry as a dead letter."""
         letter = DeadLetter(
             letter_id=f"{entry.message_id}@{self.name}#{entry.order}",
             topic=self.topic.name,
