@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,21 @@ from esper.urza import Library
 
 @pytest.fixture(params=sorted(buses.ADAPTERS))
 def bus(request: pytest.FixtureRequest) -> Iterator[Bus]:
-    opened = buses.ADAPTERS[request.param]()
+    opened = buses.ADAPTERS[request.param].open()
     yield opened
     opened.close()
 
 
+@pytest.fixture(params=sorted(buses.ADAPTERS))
+def stalled(request: pytest.FixtureRequest) -> Callable[[str], AbstractContextManager[buses.Stalled]]:
+    """Opens a bus that can't pass on what is published on a topic."""
+    return buses.ADAPTERS[request.param].stalled
+
+
 @pytest.fixture(params=sorted(libraries.ADAPTERS))
-def opener(request: pytest.FixtureRequest) -> libraries.Opener:
-    return libraries.ADAPTERS[request.param]
+def opener(request: pytest.FixtureRequest) -> Iterator[libraries.Opener]:
+    with libraries.ADAPTERS[request.param]() as opening:
+        yield opening
 
 
 @pytest.fixture

@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from esper.urza.blobs import BlobStore, DirectoryBlobs
+import real_s3
+from esper.urza import S3Blobs
+from esper.urza.blobs import CHUNK, BlobStore, DirectoryBlobs
 from esper.urza.errors import BlobMissing, InvalidEntry
+from libraries import settings_of
 
-ADAPTERS: dict[str, Callable[[Path], BlobStore]] = {"directory": lambda tmp: DirectoryBlobs(tmp / "blobs")}
+
+@contextlib.contextmanager
+def in_a_directory(tmp: Path) -> Iterator[BlobStore]:
+    yield DirectoryBlobs(tmp / "blobs")
+
+
+@contextlib.contextmanager
+def in_s3(tmp: Path) -> Iterator[BlobStore]:
+    with real_s3.bucket() as bucket:
+        blobs = S3Blobs(settings_of(bucket))
+        yield blobs
+        blobs.close()
+
+
+ADAPTERS: dict[str, Callable[[Path], contextlib.AbstractContextManager[BlobStore]]] = {
+    "directory": in_a_directory,
+    "s3": in_s3,
+}
 
 HOSTILE = [
     "",
@@ -34,12 +55,17 @@ HOSTILE = [
 
 
 @pytest.fixture(params=sorted(ADAPTERS))
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return ADAPTERS[request.param](tmp_path)
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
+    with ADAPTERS[request.param](tmp_path) as store:
+        yield store
 
 
 def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def present(blobs: BlobStore, digest: str) -> bool:
+    return blobs.info(digest) is not None
 
 
 def test_is_a_blob_store(blobs: BlobStore) -> None:
@@ -51,7 +77,7 @@ def test_is_a_blob_store(blobs: BlobStore) -> None:
 def test_gives_back_what_was_put(blobs: BlobStore, data: bytes) -> None:
     digest = digest_of(data)
     blobs.put(digest, data)
-    assert blobs.exists(digest)
+    assert present(blobs, digest)
     assert blobs.get(digest) == data
 
 
@@ -59,6 +85,33 @@ def test_a_large_blob_survives(blobs: BlobStore) -> None:
     data = bytes(range(256)) * 4096 * 8
     blobs.put(digest_of(data), data)
     assert blobs.get(digest_of(data)) == data
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5 * CHUNK + 7])
+def test_files_are_stored_and_given_back_in_pieces(blobs: BlobStore, tmp_path: Path, size: int) -> None:
+    data = (bytes(range(256)) * (size // 256 + 1))[:size]
+    path = tmp_path / "big"
+    path.write_bytes(data)
+    assert blobs.put(digest_of(data), path) is True
+    assert blobs.put(digest_of(data), path) is False
+    pieces = list(blobs.chunks(digest_of(data)))
+    assert b"".join(pieces) == data
+    assert all(0 < len(piece) <= CHUNK for piece in pieces)
+    known = blobs.info(digest_of(data))
+    assert known is not None
+    assert known.size == size
+
+
+def test_a_file_with_another_digest_is_refused(blobs: BlobStore, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    path.write_bytes(b"y")
+    for _ in range(2):
+        with pytest.raises(InvalidEntry, match="nothing was stored"):
+            blobs.put(digest_of(b"x"), path)
+        assert blobs.info(digest_of(b"y")) is None
+        if not present(blobs, digest_of(b"x")):
+            blobs.put(digest_of(b"x"), b"x")  # also when the right bytes are there already
+    assert blobs.get(digest_of(b"x")) == b"x"
 
 
 def test_only_the_first_put_writes(blobs: BlobStore) -> None:
@@ -70,16 +123,18 @@ def test_only_the_first_put_writes(blobs: BlobStore) -> None:
 def test_bytes_with_another_digest_are_refused(blobs: BlobStore) -> None:
     with pytest.raises(InvalidEntry, match="nothing was stored"):
         blobs.put(digest_of(b"x"), b"y")
-    assert not blobs.exists(digest_of(b"x"))
+    assert not present(blobs, digest_of(b"x"))
     assert list(blobs.list()) == []
 
 
 def test_missing_blobs_say_so(blobs: BlobStore) -> None:
     digest = digest_of(b"never stored")
-    assert not blobs.exists(digest)
+    assert not present(blobs, digest)
     assert blobs.delete(digest) is False
     with pytest.raises(BlobMissing, match=digest):
         blobs.get(digest)
+    with pytest.raises(BlobMissing, match=digest):
+        next(blobs.chunks(digest))
 
 
 def test_lists_in_order_with_sizes(blobs: BlobStore) -> None:
@@ -97,7 +152,7 @@ def test_deleted_is_gone_and_can_come_back(blobs: BlobStore) -> None:
     digest = digest_of(b"x")
     blobs.put(digest, b"x")
     assert blobs.delete(digest) is True
-    assert not blobs.exists(digest)
+    assert not present(blobs, digest)
     assert blobs.put(digest, b"x") is True
     assert blobs.get(digest) == b"x"
 
@@ -107,7 +162,7 @@ def test_hostile_digests_are_refused_everywhere(blobs: BlobStore, digest: str) -
     for action in (
         lambda: blobs.put(digest, b"x"),
         lambda: blobs.get(digest),
-        lambda: blobs.exists(digest),
+        lambda: blobs.info(digest),
         lambda: blobs.delete(digest),
     ):
         with pytest.raises(InvalidEntry, match="digest"):

@@ -8,7 +8,8 @@ from collections import defaultdict
 
 import pytest
 
-from buses import CAPACITY, PATIENCE, SILENCE, TOPICS, must_receive, publish_until_taken, take_all
+from buses import CAPACITY, PATIENCE, SILENCE, TOPICS, must_receive, publish_until_taken, refuse, take
+from esper.errors import BusError
 from esper.oona import (
     MAX_DELIVERIES,
     Bus,
@@ -41,7 +42,7 @@ def test_every_subscription_gets_every_message(bus: Bus) -> None:
     first, second = bus.subscribe("reports", "first"), bus.subscribe("reports", "second")
     for number in range(3):
         bus.publish("reports", bytes([number]))
-    assert [m.data for m in take_all(first)] == [m.data for m in take_all(second)] == [b"\0", b"\1", b"\2"]
+    assert [m.data for m in take(first, 3)] == [m.data for m in take(second, 3)] == [b"\0", b"\1", b"\2"]
 
 
 def test_topics_are_apart(bus: Bus) -> None:
@@ -135,13 +136,15 @@ def test_a_poison_message_does_not_hold_up_the_others(bus: Bus) -> None:
     for number in range(4):
         bus.publish("work", bytes([number]))
     good = []
-    while (message := subscription.receive(SILENCE)) is not None:
+    for _ in range(3 + MAX_DELIVERIES):
+        message = must_receive(subscription)
         if message.data == b"\1":
             subscription.nack(message, "poison")
         else:
             good.append(message.data)
             subscription.ack(message)
     assert sorted(good) == [b"\0", b"\2", b"\3"]
+    assert subscription.receive(SILENCE) is None
     assert [letter.data for letter in bus.dead_letters()] == [b"\1"]
 
 
@@ -150,8 +153,7 @@ def test_dead_letters_are_listed_by_topic_and_subscription(bus: Bus) -> None:
     bus.publish("work", b"w")
     bus.publish("reports", b"r")
     for subscription in subscriptions:
-        for _ in range(MAX_DELIVERIES):
-            subscription.nack(must_receive(subscription), "no")
+        refuse(subscription, MAX_DELIVERIES)
     assert len(bus.dead_letters()) == 3
     assert [(d.topic, d.subscription) for d in bus.dead_letters(topic="reports")] == [("reports", "a")]
     assert {(d.topic, d.subscription) for d in bus.dead_letters(subscription="a")} == {("work", "a"), ("reports", "a")}
@@ -162,8 +164,7 @@ def test_a_dead_letter_can_be_replayed_once(bus: Bus) -> None:
     other = bus.subscribe("work", "other")
     bus.publish("work", b"x", message_id="m")
     other.ack(must_receive(other))
-    for _ in range(MAX_DELIVERIES):
-        subscription.nack(must_receive(subscription), "no")
+    refuse(subscription, MAX_DELIVERIES)
     (letter,) = bus.dead_letters()
     bus.replay(letter.letter_id)
     assert bus.dead_letters() == []
@@ -178,8 +179,7 @@ def test_a_replayed_letter_may_die_again(bus: Bus) -> None:
     subscription = bus.subscribe("work", "w")
     bus.publish("work", b"x")
     for _ in range(2):
-        for _ in range(MAX_DELIVERIES):
-            subscription.nack(must_receive(subscription), "no")
+        refuse(subscription, MAX_DELIVERIES)
         (letter,) = bus.dead_letters()
         bus.replay(letter.letter_id)
     assert must_receive(subscription).data == b"x"
@@ -188,8 +188,7 @@ def test_a_replayed_letter_may_die_again(bus: Bus) -> None:
 def test_a_dead_letter_can_be_discarded(bus: Bus) -> None:
     subscription = bus.subscribe("work", "w")
     bus.publish("work", b"x")
-    for _ in range(MAX_DELIVERIES):
-        subscription.nack(must_receive(subscription), "no")
+    refuse(subscription, MAX_DELIVERIES)
     (letter,) = bus.dead_letters()
     bus.discard(letter.letter_id)
     assert bus.dead_letters() == []
@@ -255,7 +254,7 @@ def test_one_busy_key_does_not_hold_up_another(bus: Bus) -> None:
     bus.publish("work", b"b1", key="b")
     assert must_receive(fast).data == b"b1"
     slow.ack(first)
-    assert b"a2" in [m.data for m in take_all(slow) + take_all(fast)]
+    assert must_receive(fast).data == b"a2"
 
 
 def test_exclusive_has_one_consumer_and_keeps_order(bus: Bus) -> None:
@@ -264,7 +263,7 @@ def test_exclusive_has_one_consumer_and_keeps_order(bus: Bus) -> None:
         bus.subscribe("commands", "kasmina", "exclusive")
     for number in range(5):
         bus.publish("commands", bytes([number]))
-    assert [m.data for m in take_all(only)] == [bytes([n]) for n in range(5)]
+    assert [m.data for m in take(only, 5)] == [bytes([n]) for n in range(5)]
     only.close()
     bus.subscribe("commands", "kasmina", "exclusive")
 
@@ -277,7 +276,7 @@ def test_failover_takes_over_in_order(bus: Bus) -> None:
     assert second.receive(SILENCE) is None
     open_message = must_receive(first)
     first.close()
-    taken = take_all(second)
+    taken = take(second, 2)
     assert [m.data for m in taken] == [b"\1", b"\2"]
     assert taken[0].message_id == open_message.message_id
 
@@ -294,3 +293,40 @@ def test_a_subscription_keeps_its_kind(bus: Bus) -> None:
     bus.subscribe("work", "w", "shared")
     with pytest.raises(SubscriptionBusy, match=r"shared.*exclusive"):
         bus.subscribe("work", "w", "exclusive")
+
+
+def test_a_subscription_to_one_key_gets_nothing_else(bus: Bus) -> None:
+    mine = bus.subscribe("commands", "kasmina.run-1", "exclusive", key="run-1")
+    everything = bus.subscribe("commands", "watcher", "failover")
+    for number, run in enumerate(["run-1", "run-2", "run-1"]):
+        bus.publish("commands", bytes([number]), key=run)
+    assert [m.data for m in take(mine, 2)] == [b"\0", b"\2"]
+    assert len(take(everything, 3)) == 3
+    with pytest.raises(SubscriptionBusy, match="run-2"):
+        bus.subscribe("commands", "kasmina.run-1", "exclusive", key="run-2")
+
+
+def test_a_subscription_can_be_given_up(bus: Bus) -> None:
+    subscription = bus.subscribe("work", "w")
+    bus.publish("work", b"x")
+    with pytest.raises(SubscriptionBusy):
+        bus.unsubscribe("work", "w")
+    must_receive(subscription)
+    subscription.close()
+    bus.unsubscribe("work", "w")
+    bus.unsubscribe("work", "never-there")
+    assert [each.subscription for each in bus.backlog()] == []
+
+
+def test_the_last_message_of_each_key_can_be_asked_for(bus: Bus) -> None:
+    assert bus.latest("catalog") == {}
+    for key, data in [("a", b"1"), ("b", b"2"), ("a", b"3")]:
+        bus.publish("catalog", data, key=key, properties={"k": key}, message_id=data.decode())
+    assert bus.flush(PATIENCE) == 0
+    found = bus.latest("catalog")
+    assert {key: (each.data, each.message_id) for key, each in found.items()} == {"a": (b"3", "3"), "b": (b"2", "2")}
+    assert dict(found["a"].properties) == {"k": "a"}
+    with pytest.raises(BusError, match="key"):
+        bus.publish("catalog", b"no key")
+    with pytest.raises(BusError, match="not compacted"):
+        bus.latest("work")

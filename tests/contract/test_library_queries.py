@@ -67,9 +67,10 @@ def shop(
 ) -> Iterator[tuple[Library, dict[str, str]]]:
     """A stocked library for tests that only ask."""
     tmp = tmp_path_factory.mktemp("shop")
-    opened = ADAPTERS[request.param](tmp)
-    yield opened, stock_up(opened, tmp)
-    opened.close()
+    with ADAPTERS[request.param]() as opener:
+        opened = opener(tmp)
+        yield opened, stock_up(opened, tmp)
+        opened.close()
 
 
 @pytest.mark.parametrize(("question", "answer"), [

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -71,6 +72,21 @@ def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]
             os.replace(home / "part.new", facts)
         known: dict[str, Any] = json.loads(facts.read_text())
         return known
+
+
+@contextlib.contextmanager
+def private(name: str) -> Iterator[Path]:
+    """A home for a server of one test only, which may kill it; whatever runs there ends with the block."""
+    pid, since = owner()
+    home = HOMES / f"{name}.{secrets.token_hex(4)}-{pid}-{since}"
+    with locked(HOMES / f"{name}.lock"):
+        remove_stale(f"{name}.*")
+        home.mkdir(mode=0o755)
+    try:
+        yield home
+    finally:
+        stop(home)
+        shutil.rmtree(home, ignore_errors=True)
 
 
 def remove_stale(name: str) -> None:

@@ -2,23 +2,64 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from esper.urza import (
-    Library,
-    SqlLibrary,
-    State,
-)
+import real_postgres
+import real_s3
+from esper.urza import Library, S3Blobs, S3Settings, SqlLibrary, State
+from esper.urza.database import Database
+from esper.urza.schema import HEAD, MIGRATIONS, upgrade
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node
 from leyline.identity import ArtifactId
 from leyline.interface import Interface, Layout
 
 Opener = Callable[[Path], Library]
-ADAPTERS: dict[str, Opener] = {"sqlite": lambda tmp: SqlLibrary.open(tmp / "library")}
+
+
+@contextlib.contextmanager
+def on_sqlite() -> Iterator[Opener]:
+    """A SQLite file and a directory."""
+    yield lambda tmp: SqlLibrary.open(tmp / "library")
+
+
+@contextlib.contextmanager
+def on_servers() -> Iterator[Opener]:
+    """A database and a bucket of their own."""
+    with urza_database() as url, real_s3.bucket() as bucket:
+        yield lambda tmp: SqlLibrary(url, S3Blobs(settings_of(bucket)))
+
+
+@contextlib.contextmanager
+def urza_database() -> Iterator[str]:
+    """URL of a PostgreSQL database with the library's tables, empty."""
+    written = b"".join(path.read_bytes() for path in sorted(MIGRATIONS.rglob("*.py")))
+    name = f"urza_{HEAD}_{hashlib.sha256(written).hexdigest()[:12]}"
+    with real_postgres.database(real_postgres.template(name, prepare)) as url:
+        yield url
+
+
+def prepare(url: str) -> None:
+    """Bring an empty database to the newest schema."""
+    database = Database(url)
+    upgrade(database)
+    database.close()
+
+
+def settings_of(bucket: real_s3.Bucket, **more: Any) -> S3Settings:
+    return S3Settings(
+        bucket.name, "urza/", bucket.endpoint, bucket.region, bucket.access_key, bucket.secret_key, **more
+    )  # fmt: skip
+
+
+ADAPTERS: dict[str, Callable[[], contextlib.AbstractContextManager[Opener]]] = {
+    "sqlite+directory": on_sqlite,
+    "postgresql+s3": on_servers,
+}
 
 VECTOR = Interface(Layout.VECTOR, 16)
 OTHER = Interface(Layout.VECTOR, 32)

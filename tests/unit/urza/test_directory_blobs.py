@@ -50,7 +50,7 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     link = stored(tmp_path / "blobs")
     link.parent.mkdir()
     link.symlink_to(secret)
-    assert not blobs.exists(DIGEST)
+    assert blobs.info(DIGEST) is None
     with pytest.raises(LibraryUnavailable):
         blobs.get(DIGEST)
 
@@ -104,7 +104,7 @@ def test_no_space_left_leaves_nothing_behind(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)
-    assert not blobs.exists(digest)
+    assert blobs.info(digest) is None
     assert list((tmp_path / ".incoming").iterdir()) == []
     assert blobs.get(DIGEST) == DATA
     assert blobs.put(digest, big) is True
@@ -124,7 +124,7 @@ def test_a_writer_killed_at_any_moment_leaves_all_or_nothing(tmp_path: Path, mom
     died = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=60)
     assert died.returncode == -signal.SIGKILL
     blobs = DirectoryBlobs(tmp_path)
-    assert not blobs.exists(DIGEST)
+    assert blobs.info(DIGEST) is None
     assert list(blobs.list()) == []
     assert blobs.put(DIGEST, DATA) is True
     assert blobs.get(DIGEST) == DATA

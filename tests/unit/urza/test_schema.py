@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
 from esper.errors import LibraryError
-from esper.urza import SchemaTooNew, SqlLibrary
+from esper.urza import SqlLibrary
 from esper.urza.database import Database
-from esper.urza.models import APPEND_ONLY, Base
-from esper.urza.schema import HEAD, downgrade, known_revisions, revision_of, upgrade
+from esper.urza.models import APPEND_ONLY
+from esper.urza.schema import HEAD, downgrade, known_revisions, upgrade
 
 
 @pytest.fixture
@@ -29,29 +27,6 @@ def tables(database: Database) -> set[str]:
 
 def test_the_head_is_the_newest_migration() -> None:
     assert known_revisions()[-1] == HEAD
-
-
-def test_up_down_and_up_again(database: Database) -> None:
-    upgrade(database)
-    up = tables(database)
-    assert {table.name for table in Base.metadata.sorted_tables} <= up
-    for revision in (*known_revisions()[-2::-1], "base"):
-        downgrade(database, revision)
-    assert tables(database) == set()
-    with database.reading() as connection:
-        assert revision_of(connection) is None
-    upgrade(database)
-    assert tables(database) == up
-
-
-def test_the_migrations_make_exactly_the_models(database: Database) -> None:
-    upgrade(database)
-    with database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-
-
-def test_upgrading_twice_does_nothing(database: Database) -> None:
-    assert upgrade(database) == upgrade(database) == HEAD
 
 
 def test_every_append_only_table_has_its_triggers(database: Database) -> None:
@@ -81,28 +56,6 @@ def test_what_was_reported_cannot_be_changed_even_with_sql(
         with pytest.raises(sqlite3.IntegrityError, match=f"{table} is append-only"):
             connection.execute(statement.format(table))
         assert connection.execute(f"SELECT * FROM {table}").fetchall() == before
-
-
-def test_a_newer_library_is_left_alone(tmp_path: Path) -> None:
-    SqlLibrary.open(tmp_path).close()
-    path = tmp_path / "urza.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(SchemaTooNew, match=r"'9999'.*upgrade Esper"):
-        SqlLibrary.open(tmp_path)
-    with pytest.raises(SchemaTooNew, match="9999"):
-        downgrade(Database(path), "base")
-    with sqlite3.connect(path) as connection:
-        assert connection.execute("SELECT count(*) FROM artifacts").fetchone() == (0,)
-
-
-def test_somebody_elses_database_is_left_alone(tmp_path: Path) -> None:
-    with sqlite3.connect(tmp_path / "urza.sqlite") as connection:
-        connection.execute("CREATE TABLE holidays (day TEXT)")
-    with pytest.raises(LibraryError, match="holidays"):
-        SqlLibrary.open(tmp_path)
-    with sqlite3.connect(tmp_path / "urza.sqlite") as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("holidays",)]
 
 
 def test_an_unknown_revision_is_refused(database: Database) -> None:

@@ -86,7 +86,14 @@ def test_no_space_left_to_fetch_leaves_nothing(
     one = sample()
     one.enter(library)
     library.built(one.id, one.write(tmp_path / "work"))
-    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    real = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any) -> Any:
+        if "w" in mode:
+            raise OSError(28, "No space left on device")
+        return real(path, mode, *rest)
+
+    monkeypatch.setattr(Path, "open", full)
     with pytest.raises(LibraryFull):
         library.fetch(one.id, tmp_path / "cache")
     monkeypatch.undo()

@@ -11,9 +11,10 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
@@ -22,6 +23,7 @@ from esper.urza.errors import BlobCorrupt, BlobMissing, InvalidEntry, LibraryFul
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CHUNK = 1 << 20
 STALE_SECONDS = 3600.0
 """Age at which a half-written file of a dead writer is removed."""
 
@@ -39,18 +41,25 @@ class BlobInfo:
 class BlobStore(Protocol):
     """The port. Every method may raise ``InvalidEntry`` (a malformed digest) and ``LibraryUnavailable`` (the store)."""
 
-    def put(self, digest: str, data: bytes) -> bool:
-        """Store ``data`` unless it is there already; returns whether it was written.
+    def put(self, digest: str, data: bytes | Path) -> bool:
+        """Store bytes, or those of a file, unless they are there already; returns whether they were written.
 
-        Durable when it returns. Bytes stored earlier that no longer have their digest are replaced. Raises
-        ``InvalidEntry`` when ``data`` does not have this digest, ``LibraryFull``.
+        Durable when it returns, and as young as if it had been written in any case. Bytes stored earlier that no longer
+        have their digest are replaced. Raises ``InvalidEntry`` when ``data`` does not have this digest,
+        ``LibraryFull``.
         """
 
     def get(self, digest: str) -> bytes:
         """Return the bytes, verified; raises ``BlobMissing``, ``BlobCorrupt``."""
 
-    def exists(self, digest: str) -> bool:
-        """Whether something is stored under this digest."""
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """The bytes piece by piece, for large ones; raises as ``get``.
+
+        What is damaged is never given out whole: the last piece comes only when all of them have the digest.
+        """
+
+    def info(self, digest: str) -> BlobInfo | None:
+        """What is stored under this digest, unread."""
 
     def list(self) -> Iterator[BlobInfo]:
         """Every blob, sorted by digest."""
@@ -66,11 +75,43 @@ def check_digest(digest: str) -> str:
     return digest
 
 
-def check_content(digest: str, data: bytes) -> None:
-    """Raise ``InvalidEntry`` unless ``data`` has this digest."""
-    actual = hashlib.sha256(data).hexdigest()
-    if actual != check_digest(digest):
-        raise InvalidEntry(f"blob {digest[:16]}…: the bytes offered have the digest {actual[:16]}…; nothing was stored")
+def pieces_of(data: bytes | Path) -> Iterator[bytes]:
+    """Bytes, or those of a file, in pieces of at most ``CHUNK``."""
+    if isinstance(data, Path):
+        with data.open("rb") as file:
+            while piece := file.read(CHUNK):
+                yield piece
+    else:
+        yield data
+
+
+def digest_of(pieces: Iterable[bytes]) -> str:
+    """The sha256 of pieces put together."""
+    total = hashlib.sha256()
+    for piece in pieces:
+        total.update(piece)
+    return total.hexdigest()
+
+
+def refused(digest: str, actual: str) -> InvalidEntry:
+    """The error for bytes that have another digest than the one they were offered under."""
+    return InvalidEntry(f"blob {digest[:16]}…: the bytes offered have the digest {actual[:16]}…; nothing was stored")
+
+
+def verified(digest: str, pieces: Iterable[bytes], damaged: Callable[[int, str], BlobCorrupt]) -> Iterator[bytes]:
+    """The same pieces, the last one held back until all of them are known to have the digest."""
+    total, size = hashlib.sha256(), 0
+    held = b""
+    for piece in pieces:
+        total.update(piece)
+        size += len(piece)
+        if held:
+            yield held
+        held = piece
+    if total.hexdigest() != digest:
+        raise damaged(size, total.hexdigest())
+    if held:
+        yield held
 
 
 class DirectoryBlobs:
@@ -89,44 +130,58 @@ class DirectoryBlobs:
         except OSError as error:
             self._fail("open", error)
 
-    def put(self, digest: str, data: bytes) -> bool:
+    def put(self, digest: str, data: bytes | Path) -> bool:
         """See ``BlobStore.put``."""
-        check_content(digest, data)
         path = self._path(digest)
+        if not isinstance(data, Path):
+            actual = hashlib.sha256(data).hexdigest()
+            if actual != digest:
+                raise refused(digest, actual)
         try:
-            if self._holds(path, data):
+            if self._intact(path, digest):
+                if isinstance(data, Path):
+                    actual = digest_of(pieces_of(data))
+                    if actual != digest:
+                        raise refused(digest, actual)
                 # Keeps a sweep from taking it between here and the row that will name it.
                 os.utime(path)
                 return False
-            self._write(path, data)
+            self._write(path, digest, data)
         except OSError as error:
             self._fail(f"write blob {digest[:16]}…", error)
         return True
 
     def get(self, digest: str) -> bytes:
         """See ``BlobStore.get``."""
+        return b"".join(self.chunks(digest))
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """See ``BlobStore.chunks``."""
         path = self._path(digest)
+
+        def damaged(size: int, actual: str) -> BlobCorrupt:
+            return BlobCorrupt(
+                f"{path}: {size} bytes with digest {actual[:16]}… instead of {digest[:16]}…; "
+                "delete the file and build the artifact again"
+            )
+
         try:
-            data = _read(path)
+            yield from verified(digest, _read(path), damaged)
         except FileNotFoundError as error:
             raise BlobMissing(f"{self.root}: holds no blob {digest}; the artifact must be built again") from error
         except OSError as error:
             self._fail(f"read blob {digest[:16]}…", error)
-        actual = hashlib.sha256(data).hexdigest()
-        if actual != digest:
-            raise BlobCorrupt(
-                f"{path}: {len(data)} bytes with digest {actual[:16]}… instead of {digest[:16]}…; "
-                "delete the file and build the artifact again"
-            )
-        return data
 
-    def exists(self, digest: str) -> bool:
-        """See ``BlobStore.exists``."""
+    def info(self, digest: str) -> BlobInfo | None:
+        """See ``BlobStore.info``."""
         path = self._path(digest)
         try:
-            return path.is_file() and not path.is_symlink()
+            status = path.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             self._fail(f"look for blob {digest[:16]}…", error)
+        return BlobInfo(digest, status.st_size, status.st_mtime) if stat.S_ISREG(status.st_mode) else None
 
     def list(self) -> Iterator[BlobInfo]:
         """See ``BlobStore.list``."""
@@ -159,20 +214,25 @@ class DirectoryBlobs:
         check_digest(digest)
         return self.root / digest[:2] / digest
 
-    def _holds(self, path: Path, data: bytes) -> bool:
+    def _intact(self, path: Path, digest: str) -> bool:
         try:
-            return _read(path) == data
+            return digest_of(_read(path)) == digest
         except FileNotFoundError:
             return False
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def _write(self, path: Path, digest: str, data: bytes | Path) -> None:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             _flush_directory(self.root)
         handle, name = tempfile.mkstemp(dir=self._incoming)
+        total = hashlib.sha256()
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
+                for piece in pieces_of(data):
+                    total.update(piece)
+                    file.write(piece)
+                if total.hexdigest() != digest:
+                    raise refused(digest, total.hexdigest())
                 file.flush()
                 os.fchmod(file.fileno(), 0o444)
                 os.fsync(file.fileno())
@@ -200,10 +260,11 @@ class DirectoryBlobs:
         ) from error
 
 
-def _read(path: Path) -> bytes:
-    """Read a regular file without following a link."""
+def _read(path: Path) -> Iterator[bytes]:
+    """A regular file in pieces, without following a link."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        return file.read()
+        while piece := file.read(CHUNK):
+            yield piece
 
 
 def _flush_directory(path: Path) -> None:

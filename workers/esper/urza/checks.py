@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper.urza.errors import InvalidEntry
+from esper.urza.library import FieldReport
 from leyline import canonical
 from leyline.errors import FieldError, IdentityError, describe
 from leyline.identity import ArtifactId
@@ -16,6 +17,8 @@ from leyline.identity import ArtifactId
 MAX_REPORT = 1 << 20
 MAX_TAGS = 32
 MAX_CAUSE = 8192
+MAX_LEASE_SECONDS = 7 * 86_400.0
+"""A run renews its leases; one that is gone for a week holds nothing any more."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}", re.ASCII)
 _TAG = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
@@ -62,11 +65,18 @@ def risk(value: float, what: str = "risk") -> float:
     return float(value)
 
 
+def printable(value: str, what: str, longest: int) -> str:
+    """1 to ``longest`` printable characters; raises ``InvalidEntry``."""
+    if not isinstance(value, str) or not 0 < len(value) <= longest or not value.isprintable():
+        raise InvalidEntry(f"{what} {describe(value)}: must be 1 to {longest} printable characters")
+    return value
+
+
 def measured(value: Any, what: str) -> float | None:
     """A finite number of at least 0, or nothing; raises ``InvalidEntry``."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if not _finite(value) or value < 0:
         raise InvalidEntry(f"{what} {describe(value)}: must be a finite number of at least 0, or absent")
     return float(value)
 
@@ -75,9 +85,16 @@ def metric(value: Any, what: str) -> float | None:
     """A finite number, or nothing; raises ``InvalidEntry``."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not _finite(value):
         raise InvalidEntry(f"{what} {describe(value)}: must be a finite number, or absent")
     return float(value)
+
+
+def _finite(value: Any) -> bool:
+    # Whole numbers beyond what a float holds have no business here either.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else abs(value) < 1 << 63
 
 
 def cause(value: str) -> str:
@@ -118,3 +135,34 @@ def report(values: Mapping[str, Any]) -> CheckedReport:
         tags=tags(values.get("tags") or ()),
         risk=None if values.get("risk") is None else risk(values["risk"], "report field risk"),
     )
+
+
+def field_report(report: FieldReport) -> dict[str, Any]:
+    """A field report as it is stored; raises ``InvalidEntry``."""
+    for key, value in report.measurements.items():
+        if metric(value, f"field report measurement {key!r}") is None:
+            raise InvalidEntry(f"field report measurement {key!r}: must be a number")
+    try:
+        measurements = canonical.dumps(dict(report.measurements)).decode("ascii")
+    except FieldError as error:
+        raise InvalidEntry(f"field report measurements: {error}") from error
+    if len(measurements) > MAX_REPORT:
+        raise InvalidEntry(f"field report measurements: {len(measurements)} bytes, at most {MAX_REPORT} allowed")
+    return {
+        "message_id": printable(report.message_id, "field report message id", 128),
+        "run": printable(report.run, "field report run", 128),
+        "seed": printable(report.seed, "field report seed", 256),
+        "blueprint": name(report.blueprint),
+        "artifact_id": str(artifact_id(report.artifact_id)),
+        "outcome": printable(report.outcome, "field report outcome", 32),
+        "pre_metric": metric(report.pre_metric, "field report pre_metric"),
+        "post_metric": metric(report.post_metric, "field report post_metric"),
+        "measurements": measurements,
+    }
+
+
+def lease_seconds(value: float) -> float:
+    """How long a lease lasts, more than 0 s and at most ``MAX_LEASE_SECONDS``; raises ``InvalidEntry``."""
+    if not _finite(value) or not 0 < value <= MAX_LEASE_SECONDS:
+        raise InvalidEntry(f"lease of {describe(value)} s: must be more than 0 and at most {MAX_LEASE_SECONDS:g}")
+    return float(value)

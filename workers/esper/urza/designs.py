@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, select, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from esper.urza import checks
 from esper.urza.blobs import check_digest
+from esper.urza.database import insert_if_absent
 from esper.urza.errors import InvalidEntry, LibraryError, UnknownBlueprint
 from esper.urza.library import BlueprintRecord, Lineage
 from esper.urza.models import BlueprintNameRow, BlueprintRow, ParentRow
 from leyline.blueprint import BlueprintIR
 from leyline.errors import LeylineError
+
+_AT_ONCE = 500
+"""Digests in one question: databases bound the number of values in one."""
 
 
 def register(
@@ -28,17 +32,12 @@ def register(
         digest, encoded = ir.digest(), _encoded(ir)
     except LeylineError as error:
         raise InvalidEntry(f"blueprint {name!r}: {error}") from error
-    row = session.get(BlueprintRow, digest)
-    if row is None:
-        session.add(BlueprintRow(digest=digest, ir=encoded, risk=risk, approved=approved, created_at=now))
-        session.flush()
-    else:
-        row.risk, row.approved = risk, row.approved or approved
-    named = session.get(BlueprintNameRow, name)
-    if named is None:
-        session.add(BlueprintNameRow(name=name, blueprint=digest))
-    else:
-        named.blueprint = digest
+    values = {"digest": digest, "ir": encoded, "risk": risk, "approved": approved, "created_at": now}
+    if not insert_if_absent(session, BlueprintRow, values):
+        known = {"risk": risk} | ({"approved": True} if approved else {})
+        session.execute(update(BlueprintRow).where(BlueprintRow.digest == digest).values(**known))
+    if not insert_if_absent(session, BlueprintNameRow, {"name": name, "blueprint": digest}):
+        session.execute(update(BlueprintNameRow).where(BlueprintNameRow.name == name).values(blueprint=digest))
     for parent in parents:
         _add_parent(session, digest, find(session, parent))
     return digest
@@ -46,9 +45,8 @@ def register(
 
 def approve(session: Session, blueprint: str, approved: bool) -> None:
     """See ``Library.approve``."""
-    row = session.get(BlueprintRow, find(session, blueprint))
-    assert row is not None, "find() returns digests that exist"
-    row.approved = approved
+    found = find(session, blueprint)
+    session.execute(update(BlueprintRow).where(BlueprintRow.digest == found).values(approved=approved))
 
 
 def find(session: Session | Connection, blueprint: str) -> str:
@@ -73,44 +71,29 @@ def one(connection: Connection, blueprint: str) -> BlueprintRecord:
     known = list(names)
     name = blueprint if blueprint in known or not known else known[0]
     row = connection.execute(select(BlueprintRow.__table__).where(BlueprintRow.digest == digest)).one()
-    return _record(name, row, _parents(connection).get(digest, ()))
+    return _record(name, row, _edges(connection, ParentRow.child, ParentRow.parent, [digest]).get(digest, ()))
 
 
-def every(connection: Connection) -> list[BlueprintRecord]:
-    """See ``Library.blueprints``."""
+def every(connection: Connection, after: str = "", limit: int | None = None) -> list[BlueprintRecord]:
+    """See ``Library.blueprints``; those whose names come after ``after``, at most ``limit``."""
     rows = connection.execute(
         select(BlueprintNameRow.name, BlueprintRow.__table__)
         .join(BlueprintRow, BlueprintRow.digest == BlueprintNameRow.blueprint)
+        .where(BlueprintNameRow.name > after)
         .order_by(BlueprintNameRow.name)
-    )
-    parents = _parents(connection)
+        .limit(limit)
+    ).all()
+    digests = sorted({row.digest for row in rows})
+    parents = _edges(connection, ParentRow.child, ParentRow.parent, digests)
     return [_record(row.name, row, parents.get(row.digest, ())) for row in rows]
-
-
-def names(connection: Connection) -> dict[str, str]:
-    """Every name and the digest of the design it stands for."""
-    return {row.name: row.blueprint for row in connection.execute(select(BlueprintNameRow.__table__))}
-
-
-def approved(connection: Connection) -> set[str]:
-    """Digests of the designs a person allowed."""
-    return set(connection.execute(select(BlueprintRow.digest).where(BlueprintRow.approved)).scalars())
 
 
 def lineage(connection: Connection, blueprint: str) -> Lineage:
     """See ``Library.lineage``."""
     digest = find(connection, blueprint)
-    parents = _parents(connection)
-    children: dict[str, list[str]] = defaultdict(list)
-    for child, of in sorted(parents.items()):
-        for parent in of:
-            children[parent].append(child)
-    return Lineage(digest, _walk(digest, parents), _walk(digest, children))
-
-
-def count(connection: Connection) -> int:
-    """How many designs there are."""
-    return connection.execute(select(func.count()).select_from(BlueprintRow)).scalar_one()
+    up = _walk(digest, lambda asked: _edges(connection, ParentRow.child, ParentRow.parent, asked))
+    down = _walk(digest, lambda asked: _edges(connection, ParentRow.parent, ParentRow.child, asked))
+    return Lineage(digest, up, down)
 
 
 def _encoded(ir: BlueprintIR) -> bytes:
@@ -127,29 +110,36 @@ def _record(name: str, row: object, parents: Iterable[str]) -> BlueprintRecord:
     return BlueprintRecord(name, digest, ir, row.risk, row.approved, tuple(parents))  # type: ignore[attr-defined]
 
 
-def _parents(session: Session | Connection) -> dict[str, tuple[str, ...]]:
+def _edges(
+    connection: Session | Connection,
+    start: InstrumentedAttribute[str],
+    end: InstrumentedAttribute[str],
+    asked: Sequence[str],
+) -> dict[str, list[str]]:
+    """From each of ``asked``, where its edges lead, sorted."""
     found: dict[str, list[str]] = defaultdict(list)
-    for child, parent in session.execute(select(ParentRow.child, ParentRow.parent).order_by(ParentRow.parent)):
-        found[child].append(parent)
-    return {child: tuple(parents) for child, parents in found.items()}
+    for at in range(0, len(asked), _AT_ONCE):
+        some = asked[at : at + _AT_ONCE]
+        for source, target in connection.execute(select(start, end).where(start.in_(some)).order_by(end)):
+            found[source].append(target)
+    return found
+
+
+def _walk(start: str, edges: Callable[[Sequence[str]], Mapping[str, list[str]]]) -> tuple[str, ...]:
+    """Everything reachable, nearest first, each once; asks once for each generation."""
+    found: dict[str, None] = {}
+    generation = [start]
+    while generation:
+        leading = edges(generation)
+        following = dict.fromkeys(target for source in generation for target in leading.get(source, ()))
+        generation = [target for target in following if target not in found]
+        found.update(dict.fromkeys(generation))
+    return tuple(found)
 
 
 def _add_parent(session: Session, child: str, parent: str) -> None:
     check_digest(parent)
-    if parent == child or child in _walk(parent, _parents(session)):
+    above = _walk(parent, lambda asked: _edges(session, ParentRow.child, ParentRow.parent, asked))
+    if parent == child or child in above:
         raise InvalidEntry(f"blueprint {child[:16]}…: can't descend from {parent[:16]}…, which descends from it")
-    if session.get(ParentRow, (child, parent)) is None:
-        session.add(ParentRow(child=child, parent=parent))
-        session.flush()
-
-
-def _walk(start: str, edges: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
-    """Everything reachable, nearest first, each once."""
-    found: dict[str, None] = {}
-    waiting = deque(edges.get(start, ()))
-    while waiting:
-        digest = waiting.popleft()
-        if digest not in found:
-            found[digest] = None
-            waiting.extend(edges.get(digest, ()))
-    return tuple(found)
+    insert_if_absent(session, ParentRow, {"child": child, "parent": parent})

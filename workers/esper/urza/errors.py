@@ -5,10 +5,14 @@ LibraryError (esper.errors, exit code 3)
 │   ├── LibraryBusy            another process held the write lock for too long
 │   └── LibraryFull            no space left (also ``StorageFull``)
 ├── SchemaTooNew           written by a newer Esper than this one
+├── SchemaTooOld           not brought up to date yet (a service does not do that by itself)
 ├── BlobMissing            a digest the store does not hold
 ├── BlobCorrupt            stored bytes that no longer have their digest
 ├── UnknownArtifact, UnknownBlueprint
 ├── StateConflict          a transition the artifact's state does not allow
+│   └── ContentConflict        other bytes under an id that has some already
+├── AccessDenied           the service does not know the caller, or does not let it do that
+├── TooManyRequests        the service asks to slow down
 └── InvalidEntry           an id, name, tag, path or number that may not enter the library
 """
 
@@ -17,15 +21,19 @@ from __future__ import annotations
 from esper.errors import LibraryError, StorageFull
 
 __all__ = [
+    "AccessDenied",
     "BlobCorrupt",
     "BlobMissing",
+    "ContentConflict",
     "InvalidEntry",
     "LibraryBusy",
     "LibraryError",
     "LibraryFull",
     "LibraryUnavailable",
     "SchemaTooNew",
+    "SchemaTooOld",
     "StateConflict",
+    "TooManyRequests",
     "UnknownArtifact",
     "UnknownBlueprint",
 ]
@@ -47,6 +55,10 @@ class SchemaTooNew(LibraryError):
     """The database was written by a newer version; this one must not touch it."""
 
 
+class SchemaTooOld(LibraryError):
+    """The database is of an older version and was not brought up to date."""
+
+
 class BlobMissing(LibraryError):
     """The blob store holds nothing under this digest."""
 
@@ -65,6 +77,18 @@ class UnknownBlueprint(LibraryError):
 
 class StateConflict(LibraryError):
     """The artifact is not in a state from which this may be done."""
+
+
+class ContentConflict(StateConflict):
+    """The id has other bytes already; what it names never changes."""
+
+
+class AccessDenied(LibraryError):
+    """The caller's token is missing, not valid, or lacks the role for this."""
+
+
+class TooManyRequests(LibraryUnavailable):
+    """The service has answered this caller often enough for now; trying later helps."""
 
 
 class InvalidEntry(LibraryError):

@@ -33,6 +33,7 @@ __all__ = [
     "FieldReport",
     "KernelQuery",
     "KernelRecord",
+    "Lease",
     "Library",
     "Lineage",
     "Report",
@@ -170,11 +171,21 @@ class FieldReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """A run uses an artifact until ``expires_at``, in seconds since 1970."""
+
+    run: str
+    artifact_id: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Swept:
-    """What a sweep removed."""
+    """What a sweep removed: blobs, their bytes, and how many artifacts lost their files (their records stay)."""
 
     blobs: int
     bytes: int
+    artifacts: int = 0
 
 
 @runtime_checkable
@@ -222,7 +233,8 @@ class Library(Protocol):
     def built(self, artifact_id: str | ArtifactId, directory: Path | str) -> State:
         """Take the artifact's files and go from PENDING_BUILD to BUILT.
 
-        Raises ``InvalidEntry`` for a directory that is not this artifact's, has links, devices or odd names.
+        Raises ``InvalidEntry`` for a directory that is not this artifact's, has links, devices or odd names;
+        ``ContentConflict`` when the artifact was built already, of other bytes.
         """
 
     def begin_benchmark(self, artifact_id: str | ArtifactId) -> State:
@@ -278,8 +290,25 @@ class Library(Protocol):
     def field_reports(self, run: str | None = None, blueprint: str | None = None) -> list[FieldReport]:
         """Field reports, oldest first, of a run or blueprint or of all."""
 
+    def lease(self, run: str, artifacts: Iterable[str | ArtifactId], seconds: float) -> float:
+        """Hold artifacts for a run, so that no sweep takes their files; all of them or none.
+
+        Returns when the lease ends, in seconds since 1970. Leasing again moves the end, never to an earlier time.
+        Raises ``UnknownArtifact`` for one that has no files (any more), ``InvalidEntry``.
+        """
+
+    def release(self, run: str, artifacts: Iterable[str | ArtifactId] | None = None) -> int:
+        """Give up a run's leases, or those on some artifacts; returns how many there were."""
+
+    def leases(self, run: str | None = None) -> list[Lease]:
+        """Leases that have not ended, of a run or of all, by run and artifact."""
+
     def sweep(self, older_than_seconds: float = 86_400.0) -> Swept:
-        """Remove blobs no artifact names, left by writers that died."""
+        """Collect what nobody needs: a grace period protects whatever is younger.
+
+        Forgets the files of artifacts that were rejected or retired so long ago and that no run leases, then removes
+        the blobs that no artifact names and that were put so long ago.
+        """
 
     def close(self) -> None:
         """Release connections; closing twice is harmless."""

@@ -20,6 +20,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 # Row numbers: SQLite only counts INTEGER columns up by itself.
 RowNumber = BigInteger().with_variant(Integer(), "sqlite")
 
+
+def key(length: int) -> String:
+    """Text that is compared and sorted by its bytes on every database, whatever language a server was set up for."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 APPEND_ONLY = ("reports", "changes", "field_reports")
 """Tables whose rows are never changed or removed; triggers hold this against anybody with access to the database."""
 
@@ -44,7 +50,7 @@ class BlueprintRow(Base):
     __tablename__ = "blueprints"
     __table_args__ = (CheckConstraint("risk >= 0 AND risk <= 1", name="risk"),)
 
-    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(key(64), primary_key=True)
     ir: Mapped[bytes] = mapped_column(LargeBinary)
     risk: Mapped[float] = mapped_column(Float)
     approved: Mapped[bool]
@@ -56,8 +62,8 @@ class BlueprintNameRow(Base):
 
     __tablename__ = "blueprint_names"
 
-    name: Mapped[str] = mapped_column(String(128), primary_key=True)
-    blueprint: Mapped[str] = mapped_column(ForeignKey("blueprints.digest"), index=True)
+    name: Mapped[str] = mapped_column(key(128), primary_key=True)
+    blueprint: Mapped[str] = mapped_column(key(64), ForeignKey("blueprints.digest"), index=True)
 
 
 class ParentRow(Base):
@@ -66,8 +72,8 @@ class ParentRow(Base):
     __tablename__ = "blueprint_parents"
     __table_args__ = (CheckConstraint("child <> parent", name="not_its_own"),)
 
-    child: Mapped[str] = mapped_column(ForeignKey("blueprints.digest"), primary_key=True)
-    parent: Mapped[str] = mapped_column(ForeignKey("blueprints.digest"), primary_key=True, index=True)
+    child: Mapped[str] = mapped_column(key(64), ForeignKey("blueprints.digest"), primary_key=True)
+    parent: Mapped[str] = mapped_column(key(64), ForeignKey("blueprints.digest"), primary_key=True, index=True)
 
 
 class ArtifactRow(Base):
@@ -85,15 +91,15 @@ class ArtifactRow(Base):
         CheckConstraint("risk >= 0 AND risk <= 1", name="risk"),
     )
 
-    artifact_id: Mapped[str] = mapped_column(String(96), primary_key=True)
-    number: Mapped[str] = mapped_column(String(16), unique=True)
-    blueprint: Mapped[str] = mapped_column(ForeignKey("blueprints.digest"), index=True)
-    interface_digest: Mapped[str] = mapped_column(String(64))
+    artifact_id: Mapped[str] = mapped_column(key(96), primary_key=True)
+    number: Mapped[str] = mapped_column(key(16), unique=True)
+    blueprint: Mapped[str] = mapped_column(key(64), ForeignKey("blueprints.digest"), index=True)
+    interface_digest: Mapped[str] = mapped_column(key(64))
     interface: Mapped[str] = mapped_column(Text)
-    strategy: Mapped[str] = mapped_column(String(16))
-    hardware: Mapped[str] = mapped_column(String(48))
-    toolchain: Mapped[str] = mapped_column(String(8))
-    state: Mapped[str] = mapped_column(String(16))
+    strategy: Mapped[str] = mapped_column(key(16))
+    hardware: Mapped[str] = mapped_column(key(48))
+    toolchain: Mapped[str] = mapped_column(key(8))
+    state: Mapped[str] = mapped_column(key(16))
     cause: Mapped[str] = mapped_column(Text)
     flops: Mapped[int] = mapped_column(BigInteger)
     parameters: Mapped[int] = mapped_column(BigInteger)
@@ -111,9 +117,9 @@ class FileRow(Base):
 
     __tablename__ = "artifact_files"
 
-    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.artifact_id"), primary_key=True)
-    name: Mapped[str] = mapped_column(String(256), primary_key=True)
-    digest: Mapped[str] = mapped_column(String(64), index=True)
+    artifact_id: Mapped[str] = mapped_column(key(96), ForeignKey("artifacts.artifact_id"), primary_key=True)
+    name: Mapped[str] = mapped_column(key(256), primary_key=True)
+    digest: Mapped[str] = mapped_column(key(64), index=True)
     size: Mapped[int] = mapped_column(BigInteger)
 
 
@@ -123,8 +129,8 @@ class TagRow(Base):
     __tablename__ = "artifact_tags"
     __table_args__ = (Index("ix_artifact_tags_tag", "tag", "artifact_id"),)
 
-    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.artifact_id"), primary_key=True)
-    tag: Mapped[str] = mapped_column(String(64), primary_key=True)
+    artifact_id: Mapped[str] = mapped_column(key(96), ForeignKey("artifacts.artifact_id"), primary_key=True)
+    tag: Mapped[str] = mapped_column(key(64), primary_key=True)
 
 
 class ReportRow(Base):
@@ -133,9 +139,9 @@ class ReportRow(Base):
     __tablename__ = "reports"
 
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
-    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.artifact_id"), index=True)
-    verdict: Mapped[str] = mapped_column(String(16))
-    digest: Mapped[str] = mapped_column(String(64))
+    artifact_id: Mapped[str] = mapped_column(key(96), ForeignKey("artifacts.artifact_id"), index=True)
+    verdict: Mapped[str] = mapped_column(key(16))
+    digest: Mapped[str] = mapped_column(key(64))
     body: Mapped[str] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)
 
@@ -146,9 +152,9 @@ class ChangeRow(Base):
     __tablename__ = "changes"
 
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
-    artifact_id: Mapped[str] = mapped_column(ForeignKey("artifacts.artifact_id"), index=True)
-    source: Mapped[str | None] = mapped_column(String(16))
-    target: Mapped[str] = mapped_column(String(16))
+    artifact_id: Mapped[str] = mapped_column(key(96), ForeignKey("artifacts.artifact_id"), index=True)
+    source: Mapped[str | None] = mapped_column(key(16))
+    target: Mapped[str] = mapped_column(key(16))
     cause: Mapped[str] = mapped_column(Text)
     at: Mapped[int] = mapped_column(BigInteger)
 
@@ -160,13 +166,23 @@ class FieldReportRow(Base):
     __table_args__ = (UniqueConstraint("message_id"),)
 
     id: Mapped[int] = mapped_column(RowNumber, primary_key=True)
-    message_id: Mapped[str] = mapped_column(String(128))
-    run: Mapped[str] = mapped_column(String(128), index=True)
-    seed: Mapped[str] = mapped_column(String(256))
-    blueprint: Mapped[str] = mapped_column(String(128), index=True)
-    artifact_id: Mapped[str] = mapped_column(String(96), index=True)
-    outcome: Mapped[str] = mapped_column(String(32))
+    message_id: Mapped[str] = mapped_column(key(128))
+    run: Mapped[str] = mapped_column(key(128), index=True)
+    seed: Mapped[str] = mapped_column(key(256))
+    blueprint: Mapped[str] = mapped_column(key(128), index=True)
+    artifact_id: Mapped[str] = mapped_column(key(96), index=True)
+    outcome: Mapped[str] = mapped_column(key(32))
     pre_metric: Mapped[float | None] = mapped_column(Float)
     post_metric: Mapped[float | None] = mapped_column(Float)
     measurements: Mapped[str] = mapped_column(Text)
     created_at: Mapped[int] = mapped_column(BigInteger)
+
+
+class LeaseRow(Base):
+    """A run uses an artifact until a time; what is leased is not collected."""
+
+    __tablename__ = "leases"
+
+    artifact_id: Mapped[str] = mapped_column(key(96), ForeignKey("artifacts.artifact_id"), primary_key=True)
+    run: Mapped[str] = mapped_column(key(128), primary_key=True, index=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)

@@ -3,52 +3,75 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.orm import aliased
 
-from esper.urza import checks, designs
+from esper.urza import checks
 from esper.urza.errors import InvalidEntry, UnknownArtifact
 from esper.urza.library import KernelQuery, KernelRecord, State
-from esper.urza.models import ArtifactRow, ReportRow, TagRow
+from esper.urza.models import ArtifactRow, BlueprintNameRow, BlueprintRow, ReportRow, TagRow
 from leyline.errors import describe
 from leyline.identity import MAX_HARDWARE, STRATEGIES
+
+_ORDER = {strategy: number for number, strategy in enumerate(STRATEGIES)}
+_STATES = {state.value: state for state in State}
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An artifact's record but for its report, which is the JSON text that was stored (``None``: there is none)."""
+
+    record: KernelRecord
+    report: str | None
 
 
 def one(connection: Connection, artifact_id: str) -> KernelRecord:
     """See ``Library.record``."""
-    found = _records(connection, [ArtifactRow.artifact_id == artifact_id])
+    found = _read(connection, [ArtifactRow.artifact_id == artifact_id])
     if not found:
         raise UnknownArtifact(f"artifact {artifact_id}: not in the library; ask for it to be built first")
-    return found[0]
+    return found[0][0]
 
 
-def in_states(connection: Connection, states: Iterable[State]) -> list[KernelRecord]:
-    """See ``Library.records``."""
+def in_states(
+    connection: Connection, states: Iterable[State], after: str = "", limit: int | None = None
+) -> list[KernelRecord]:
+    """See ``Library.records``; those whose ids come after ``after``, at most ``limit``."""
     wanted = [State(state).value for state in states]
-    return _records(connection, [ArtifactRow.state.in_(wanted)] if wanted else [])
+    conditions: list[ColumnElement[bool]] = [ArtifactRow.state.in_(wanted)] if wanted else []
+    if after:
+        conditions.append(ArtifactRow.artifact_id > after)
+    found = _read(connection, conditions, limit=limit)
+    return [record for record, _ in sorted(found, key=lambda pair: pair[0].artifact_id)]
 
 
 def matching(connection: Connection, query: KernelQuery) -> list[KernelRecord]:
     """See ``Library.query``."""
-    conditions = _conditions(query)
-    wanted: dict[str, str] = {}
-    if query.blueprints is not None:
-        names = designs.names(connection)
-        for name in sorted(query.blueprints, reverse=True):
-            wanted[names.get(name, name)] = name  # the first in order wins where two names mean one design
-        conditions.append(ArtifactRow.blueprint.in_(sorted(wanted)))
-    found = _records(connection, conditions, wanted)
-    found.sort(key=lambda record: (record.blueprint, STRATEGIES.index(record.strategy), record.artifact_id))
+    return [record for record, _ in _matching(connection, query, _whole)]
+
+
+def offered(connection: Connection, query: KernelQuery) -> list[Offer]:
+    """The same with the reports as they are stored, for those who only pass them on."""
+    return [Offer(record, report) for record, report in _matching(connection, query, _nothing)]
+
+
+def _matching(
+    connection: Connection, query: KernelQuery, parse: Callable[[str | None], Mapping[str, Any]]
+) -> list[tuple[KernelRecord, str | None]]:
+    found = _read(connection, _conditions(query), query.blueprints, parse)
+    found.sort(key=lambda pair: (pair[0].blueprint, _ORDER[pair[0].strategy], pair[0].artifact_id))
     return found[: query.limit]
 
 
 def _conditions(query: KernelQuery) -> list[ColumnElement[bool]]:
     if not isinstance(query.hardware, str) or not 0 < len(query.hardware) <= MAX_HARDWARE:
         raise InvalidEntry(f"query hardware {describe(query.hardware)}: must name a target")
+    if not query.hardware.isprintable():
+        raise InvalidEntry(f"query hardware {describe(query.hardware)}: must be printable")
     if query.limit is not None and query.limit < 0:
         raise InvalidEntry(f"query limit {query.limit}: must be at least 0")
     conditions = [
@@ -58,6 +81,7 @@ def _conditions(query: KernelQuery) -> list[ColumnElement[bool]]:
         ArtifactRow.risk <= checks.risk(query.max_risk, "query max_risk"),
     ]
     if query.toolchain is not None:
+        checks.printable(query.toolchain, "query toolchain", 128)
         conditions.append(ArtifactRow.toolchain == query.toolchain[:8])
     if query.strategies:
         unknown = [strategy for strategy in query.strategies if strategy not in STRATEGIES]
@@ -70,55 +94,73 @@ def _conditions(query: KernelQuery) -> list[ColumnElement[bool]]:
         conditions.append(
             select(carried.tag).where(carried.artifact_id == ArtifactRow.artifact_id, carried.tag == tag).exists()
         )
+    if query.blueprints is not None:
+        names = sorted({checks.printable(name, "query blueprint", 128) for name in query.blueprints})
+        called = select(BlueprintNameRow.blueprint).where(BlueprintNameRow.name.in_(names))
+        conditions.append(ArtifactRow.blueprint.in_(called) | ArtifactRow.blueprint.in_(names))
     return conditions
 
 
-def statement(conditions: Sequence[ColumnElement[bool]]) -> Select[Any]:
-    """Artifacts with the report that decided, in no order: asked for one, the database would rather walk an index that
-    has it than use the one that finds few rows.
+def statement(conditions: Sequence[ColumnElement[bool]], names: Iterable[str] | None = None) -> Select[Any]:
+    """Artifacts with tags, name and the report that decided, in one question and no order.
+
+    Asked for an order, a database would rather walk an index that has it than use the one that finds few rows. The
+    smallest name stands for a design that has several, of ``names`` if it has one of them.
     """
+    tags = (
+        select(func.aggregate_strings(TagRow.tag, " "))
+        .where(TagRow.artifact_id == ArtifactRow.artifact_id)
+        .correlate(ArtifactRow)
+        .scalar_subquery()
+    )
+    name = select(func.min(BlueprintNameRow.name)).where(BlueprintNameRow.blueprint == ArtifactRow.blueprint)
+    if names is not None:
+        name = name.where(BlueprintNameRow.name.in_(sorted(set(names))))
+    columns = (
+        ArtifactRow.artifact_id, ArtifactRow.strategy, ArtifactRow.state, ArtifactRow.ratio, ArtifactRow.latency_ms,
+        ArtifactRow.memory_mb, ArtifactRow.risk, ArtifactRow.flops, ArtifactRow.parameters, ArtifactRow.hardware,
+        ArtifactRow.toolchain, ArtifactRow.cause, ArtifactRow.blueprint, BlueprintRow.approved,
+        name.correlate(ArtifactRow).scalar_subquery(), tags, ReportRow.body,
+    )  # fmt: skip
     return (
-        select(ArtifactRow.__table__, ReportRow.body)
+        select(*columns)
+        .join(BlueprintRow, BlueprintRow.digest == ArtifactRow.blueprint)
         .outerjoin(ReportRow, ReportRow.id == ArtifactRow.report)
         .where(*conditions)
     )
 
 
-def _records(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], wanted: dict[str, str] | None = None
-) -> list[KernelRecord]:
-    rows = sorted(connection.execute(statement(conditions)), key=lambda row: row.artifact_id)
-    if not rows:
-        return []
-    tags: dict[str, list[str]] = defaultdict(list)
-    tagged = select(TagRow.artifact_id, TagRow.tag).join(ArtifactRow, ArtifactRow.artifact_id == TagRow.artifact_id)
-    for artifact_id, tag in connection.execute(tagged.where(*conditions).order_by(TagRow.tag)):
-        tags[artifact_id].append(tag)
-    known = dict(wanted or {})
-    if not known:
-        # The smallest name stands for a design that has several.
-        known = {digest: name for name, digest in sorted(designs.names(connection).items(), reverse=True)}
-    approved = designs.approved(connection)
-    return [_record(row, known, tags[row.artifact_id], approved) for row in rows]
+def _whole(body: str | None) -> Mapping[str, Any]:
+    return json.loads(body) if body is not None else {}
 
 
-def _record(row: Row[Any], names: dict[str, str], tags: list[str], approved: set[str]) -> KernelRecord:
-    return KernelRecord(
-        artifact_id=row.artifact_id,
-        blueprint=names.get(row.blueprint, row.blueprint),
-        strategy=row.strategy,
-        state=State(row.state),
-        ratio=row.ratio,
-        latency_ms=row.latency_ms,
-        memory_mb=row.memory_mb,
-        tags=tuple(tags),
-        risk=row.risk,
-        flops=row.flops,
-        parameters=row.parameters,
-        report=json.loads(row.body) if row.body is not None else {},
-        hardware=row.hardware,
-        toolchain=row.toolchain,
-        cause=row.cause,
-        approved=row.blueprint in approved,
-        blueprint_digest=row.blueprint,
-    )
+def _nothing(body: str | None) -> Mapping[str, Any]:
+    return {}
+
+
+def _read(
+    connection: Connection,
+    conditions: Sequence[ColumnElement[bool]],
+    names: Sequence[str] | None = None,
+    parse: Callable[[str | None], Mapping[str, Any]] = _whole,
+    limit: int | None = None,
+) -> list[tuple[KernelRecord, str | None]]:
+    asked = statement(conditions, names)
+    if limit is not None:
+        asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
+    # A design asked for by its digest is called by it, unless a name it was asked for by comes before.
+    digests = frozenset(names or ())
+    found = []
+    for (
+        artifact_id, strategy, state, ratio, latency_ms, memory_mb, risk, flops, parameters, hardware, toolchain, cause,
+        digest, approved, name, tags, body,
+    ) in connection.execute(asked).all():  # fmt: skip
+        if name is None or (digest in digests and digest < name):
+            name = digest
+        record = KernelRecord(
+            artifact_id, name, strategy, _STATES[state], ratio, latency_ms, memory_mb,
+            tuple(sorted(tags.split(" "))) if tags else (), risk, flops, parameters, parse(body), hardware, toolchain,
+            cause, bool(approved), digest,
+        )  # fmt: skip
+        found.append((record, body))
+    return found

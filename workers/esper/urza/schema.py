@@ -9,10 +9,11 @@ from sqlalchemy import table as sql_table
 from sqlalchemy.sql import column
 
 from esper.urza.database import Database
-from esper.urza.errors import LibraryError, SchemaTooNew
+from esper.urza.errors import LibraryError, SchemaTooNew, SchemaTooOld
 
-HEAD = "0001"
+HEAD = "0002"
 """The schema this version works with; a test compares it with the migrations."""
+SCHEMA_LOCK = "schema"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 _VERSION = sql_table("alembic_version", column("version_num"))
@@ -50,11 +51,29 @@ def upgrade(database: Database) -> str:
     if current == HEAD:
         return HEAD
     with database.writing() as session:
+        database.lock(session, SCHEMA_LOCK)
         connection = session.connection()
         current = revision_of(connection)
         _refuse_unknown(current, database.place)
         _migrate(connection, HEAD)
     return HEAD
+
+
+def require(database: Database) -> None:
+    """Make sure a database is at ``HEAD`` without touching it.
+
+    Raises:
+        SchemaTooNew, SchemaTooOld: it is further on, or not as far.
+        LibraryError: it holds something else.
+    """
+    with database.reading() as connection:
+        current = revision_of(connection)
+    _refuse_unknown(current, database.place)
+    if current != HEAD:
+        raise SchemaTooOld(
+            f"{database.place}: its schema is {current or 'empty'}, this version of Esper needs {HEAD!r}; "
+            "bring it up to date with `esper urza migrate`"
+        )
 
 
 def downgrade(database: Database, revision: str) -> None:
@@ -66,6 +85,7 @@ def downgrade(database: Database, revision: str) -> None:
     if revision != "base" and revision not in known_revisions():
         raise LibraryError(f"schema {revision!r}: not a revision; known: base, {', '.join(known_revisions())}")
     with database.writing() as session:
+        database.lock(session, SCHEMA_LOCK)
         connection = session.connection()
         _refuse_unknown(revision_of(connection), database.place)
         _migrate(connection, revision, down=True)

@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from esper.urza.blobs import BlobStore
+from esper.urza.blobs import CHUNK
 from esper.urza.errors import InvalidEntry, LibraryFull, LibraryUnavailable
 from esper.urza.library import ArtifactFile
+from leyline.errors import describe
 
 MANIFEST = "manifest.json"
 REPORT = "report.json"
@@ -27,16 +29,25 @@ LATER = ("signatures/", REPORT)
 MAX_FILES = 128
 MAX_DEPTH = 3
 MAX_FILE_BYTES = 1 << 30
+MAX_IN_MEMORY = 4 << 20
+"""Larger files are handled piece by piece."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}", re.ASCII)
 
 
+class Source(Protocol):
+    """Where an artifact's bytes come from: a blob store, or a service that has one."""
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """See ``BlobStore.chunks``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file of an artifact with its bytes."""
+    """A file of an artifact with its bytes, or where they are when they are many."""
 
     file: ArtifactFile
-    data: bytes
+    data: bytes | Path
 
 
 def read_directory(directory: Path, artifact_id: str) -> list[Loaded]:
@@ -53,29 +64,63 @@ def read_directory(directory: Path, artifact_id: str) -> list[Loaded]:
     except OSError as error:
         raise LibraryUnavailable(f"{directory}: can't be read: {error.strerror or error}") from error
     manifest = next((each.data for each in loaded if each.file.name == MANIFEST), None)
-    if manifest is None:
-        raise InvalidEntry(f"{directory}: holds no {MANIFEST}; hand in a whole artifact")
+    if not isinstance(manifest, bytes):
+        raise InvalidEntry(
+            f"{directory}: holds no {MANIFEST} of at most {MAX_IN_MEMORY} bytes; hand in a whole artifact"
+        )
+    check_manifest(manifest, str(directory), artifact_id)
+    return loaded
+
+
+def check_manifest(manifest: bytes, where: str, artifact_id: str) -> None:
+    """Raise ``InvalidEntry`` unless this is the manifest of that artifact."""
     try:
         named = json.loads(manifest)["id"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InvalidEntry(f"{directory}: its {MANIFEST} names no artifact ({error})") from error
+        raise InvalidEntry(f"{where}: its {MANIFEST} names no artifact ({type(error).__name__}: {error})") from error
     if named != artifact_id:
-        raise InvalidEntry(f"{directory}: is the artifact {str(named)[:96]!r}, not {artifact_id!r}")
-    return loaded
+        raise InvalidEntry(f"{where}: is the artifact {describe(named)}, not {artifact_id!r}")
+
+
+def check_names(files: Sequence[ArtifactFile], artifact_id: str) -> None:
+    """Raise ``InvalidEntry`` unless these could be the files of an artifact's directory."""
+    if len(files) > MAX_FILES:
+        raise InvalidEntry(f"{artifact_id}: {len(files)} files, at most {MAX_FILES} allowed")
+    names = {file.name for file in files}
+    seen: set[str] = set()
+    for file in files:
+        parts = file.name.split("/")
+        if len(parts) > MAX_DEPTH or any(_PART.fullmatch(part) is None or ".." in part for part in parts):
+            raise InvalidEntry(f"{artifact_id}: {describe(file.name)} is not a name an artifact's file may have")
+        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if file.name in seen:
+            raise InvalidEntry(f"{artifact_id}: {describe(file.name)} is there twice")
+        if above & names:
+            raise InvalidEntry(f"{artifact_id}: {describe(file.name)} lies in a file")
+        seen.add(file.name)
+        if not 0 <= file.size <= MAX_FILE_BYTES:
+            raise InvalidEntry(f"{artifact_id}: {file.name!r} has {file.size} bytes, at most {MAX_FILE_BYTES} allowed")
+    if MANIFEST not in seen:
+        raise InvalidEntry(f"{artifact_id}: has no {MANIFEST}; hand in a whole artifact")
 
 
 def check_unchanged(before: Sequence[ArtifactFile], after: Sequence[ArtifactFile], artifact_id: str) -> None:
     """Raise ``InvalidEntry`` when anything but signatures and report differs."""
-    old = {file.name: file.digest for file in before if not file.name.startswith(LATER)}
-    new = {file.name: file.digest for file in after if not file.name.startswith(LATER)}
-    if old != new:
-        changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    changed = differing(before, after)
+    if changed:
         raise InvalidEntry(f"{artifact_id}: {', '.join(changed[:3])} changed after it was built; build it again")
 
 
-def check_report(loaded: Sequence[Loaded], digest: str, artifact_id: str) -> None:
+def differing(before: Sequence[ArtifactFile], after: Sequence[ArtifactFile]) -> list[str]:
+    """Names of the files that differ, but for signatures and report."""
+    old = {file.name: file.digest for file in before if not file.name.startswith(LATER)}
+    new = {file.name: file.digest for file in after if not file.name.startswith(LATER)}
+    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+
+
+def check_report(files: Sequence[ArtifactFile], digest: str, artifact_id: str) -> None:
     """Raise ``InvalidEntry`` when the report inside the artifact is another one than the report handed in."""
-    inside = next((each.file.digest for each in loaded if each.file.name == REPORT), digest)
+    inside = next((file.digest for file in files if file.name == REPORT), digest)
     if inside != digest:
         raise InvalidEntry(
             f"{artifact_id}: its {REPORT} has the digest {inside[:16]}…, the report handed in {digest[:16]}…; "
@@ -83,7 +128,7 @@ def check_report(loaded: Sequence[Loaded], digest: str, artifact_id: str) -> Non
         )
 
 
-def write_directory(files: Sequence[ArtifactFile], blobs: BlobStore, into: Path, artifact_id: str) -> Path:
+def write_directory(files: Sequence[ArtifactFile], blobs: Source, into: Path, artifact_id: str) -> Path:
     """Copy an artifact to ``<into>/<artifact id>``; it appears whole, and a complete one that is there stays.
 
     Raises:
@@ -102,7 +147,9 @@ def write_directory(files: Sequence[ArtifactFile], blobs: BlobStore, into: Path,
             for file in files:
                 path = staging / file.name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(blobs.get(file.digest))
+                with path.open("wb") as out:
+                    for piece in blobs.chunks(file.digest):
+                        out.write(piece)
             staging.chmod(0o755)
             _install(staging, target, files)
         finally:
@@ -143,8 +190,15 @@ def _load(directory: Path, name: str) -> Loaded:
             raise InvalidEntry(f"{directory}: {name!r} is not a plain file")
         if status.st_size > MAX_FILE_BYTES:
             raise InvalidEntry(f"{directory}: {name!r} has {status.st_size} bytes, at most {MAX_FILE_BYTES} allowed")
-        data = stream.read(MAX_FILE_BYTES + 1)
-    return Loaded(ArtifactFile(name, hashlib.sha256(data).hexdigest(), len(data)), data)
+        data = stream.read(MAX_IN_MEMORY) if status.st_size <= MAX_IN_MEMORY else b""
+        if len(data) == status.st_size:
+            return Loaded(ArtifactFile(name, hashlib.sha256(data).hexdigest(), len(data)), data)
+        # Read again when it is stored, and refused if it is another one by then.
+        digest, size = hashlib.sha256(data), len(data)
+        while piece := stream.read(CHUNK):
+            digest.update(piece)
+            size += len(piece)
+    return Loaded(ArtifactFile(name, digest.hexdigest(), size), directory / name)
 
 
 def _complete(target: Path, files: Sequence[ArtifactFile]) -> bool:

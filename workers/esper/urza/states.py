@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
-from esper.urza import checks, designs
+from esper.urza import checks, designs, shelf
 from esper.urza.checks import CheckedReport
-from esper.urza.errors import InvalidEntry, StateConflict, UnknownArtifact
+from esper.urza.database import insert_if_absent
+from esper.urza.errors import ContentConflict, InvalidEntry, StateConflict, UnknownArtifact
 from esper.urza.library import SOURCES, ArtifactFile, State
 from esper.urza.models import ArtifactRow, BlueprintRow, ChangeRow, FileRow, ReportRow, TagRow
 from leyline import canonical
@@ -63,33 +64,33 @@ def begin(
         flops, parameters = ir.flops(interface), ir.parameter_count(interface)
     except LeylineError as error:
         raise InvalidEntry(f"artifact {text}: blueprint {blueprint!r} does not fit the interface: {error}") from error
-    session.add(
-        ArtifactRow(
-            artifact_id=text,
-            number=f"{kernel_number(artifact_id):016x}",
-            blueprint=digest,
-            interface_digest=interface.digest(),
-            interface=canonical.dumps(interface.to_dict()).decode("ascii"),
-            strategy=strategy,
-            hardware=hardware,
-            toolchain=artifact_id.toolchain,
-            state=State.PENDING_BUILD.value,
-            cause="",
-            flops=flops,
-            parameters=parameters,
-            risk=row.risk,
-            created_at=now,
-            changed_at=now,
-        )
-    )
-    session.flush()
+    values = {
+        "artifact_id": text,
+        "number": f"{kernel_number(artifact_id):016x}",
+        "blueprint": digest,
+        "interface_digest": interface.digest(),
+        "interface": canonical.dumps(interface.to_dict()).decode("ascii"),
+        "strategy": strategy,
+        "hardware": hardware,
+        "toolchain": artifact_id.toolchain,
+        "state": State.PENDING_BUILD.value,
+        "cause": "",
+        "flops": flops,
+        "parameters": parameters,
+        "risk": row.risk,
+        "created_at": now,
+        "changed_at": now,
+    }
+    if not insert_if_absent(session, ArtifactRow, values):
+        return current(session, text)  # another writer was a moment faster
     _remember(session, text, None, State.PENDING_BUILD, "wanted", now)
     return State.PENDING_BUILD
 
 
 def current(session: Session, artifact_id: str) -> State:
-    """The state now; raises ``UnknownArtifact``."""
-    state = session.execute(select(ArtifactRow.state).where(ArtifactRow.artifact_id == artifact_id)).scalar()
+    """The state now, which no other writer changes until the transaction ends; raises ``UnknownArtifact``."""
+    asked = select(ArtifactRow.state).where(ArtifactRow.artifact_id == artifact_id).with_for_update()
+    state = session.execute(asked).scalar()
     if state is None:
         raise UnknownArtifact(f"artifact {artifact_id}: not in the library; begin it first")
     return State(state)
@@ -133,6 +134,16 @@ def retry(session: Session, artifact_id: str, cause: str, now: int) -> State:
         .values(report=None, ratio=None, latency_ms=None, memory_mb=None)
     )
     return State.PENDING_BUILD
+
+
+def check_same(artifact_id: str, state: State, before: Sequence[ArtifactFile], after: Sequence[ArtifactFile]) -> None:
+    """Raise ``ContentConflict`` when an artifact that has files is handed in with other ones."""
+    changed = [] if state is State.REJECTED or not before else shelf.differing(before, after)
+    if changed:
+        raise ContentConflict(
+            f"artifact {artifact_id}: is {state.value} with other bytes in {', '.join(changed[:3])}; "
+            "what an id names never changes, retire it and build under another toolchain"
+        )
 
 
 def store_files(session: Session, artifact_id: str, files: Sequence[ArtifactFile]) -> None:

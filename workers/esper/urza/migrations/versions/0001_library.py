@@ -10,6 +10,12 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+
+def _key(length: int) -> sa.String:
+    """Sorted by its bytes on every database."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
 ROW_NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 # What makes two rows the same row: REPLACE would otherwise get around the triggers on UPDATE and DELETE.
 APPEND_ONLY = {"reports": ("id",), "changes": ("id",), "field_reports": ("id", "message_id")}
@@ -31,6 +37,11 @@ def upgrade() -> None:
     _blueprints()
     _artifacts()
     _records()
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(
+            "CREATE FUNCTION urza_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION '% is append-only', TG_TABLE_NAME; END $$"
+        )
     for table, identity in APPEND_ONLY.items():
         _append_only(table, identity)
 
@@ -39,12 +50,14 @@ def downgrade() -> None:
     """Drop the library; indices and triggers go with their tables."""
     for table in TABLES:
         op.drop_table(table)
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION urza_append_only()")
 
 
 def _blueprints() -> None:
     op.create_table(
         "blueprints",
-        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("digest", _key(64), nullable=False),
         sa.Column("ir", sa.LargeBinary(), nullable=False),
         sa.Column("risk", sa.Float(), nullable=False),
         sa.Column("approved", sa.Boolean(), nullable=False),
@@ -54,16 +67,16 @@ def _blueprints() -> None:
     )
     op.create_table(
         "blueprint_names",
-        sa.Column("name", sa.String(128), nullable=False),
-        sa.Column("blueprint", sa.String(64), nullable=False),
+        sa.Column("name", _key(128), nullable=False),
+        sa.Column("blueprint", _key(64), nullable=False),
         sa.ForeignKeyConstraint(["blueprint"], ["blueprints.digest"], name="fk_blueprint_names_blueprint"),
         sa.PrimaryKeyConstraint("name", name="pk_blueprint_names"),
     )
     op.create_index("ix_blueprint_names_blueprint", "blueprint_names", ["blueprint"])
     op.create_table(
         "blueprint_parents",
-        sa.Column("child", sa.String(64), nullable=False),
-        sa.Column("parent", sa.String(64), nullable=False),
+        sa.Column("child", _key(64), nullable=False),
+        sa.Column("parent", _key(64), nullable=False),
         sa.CheckConstraint("child <> parent", name="ck_blueprint_parents_not_its_own"),
         sa.ForeignKeyConstraint(["child"], ["blueprints.digest"], name="fk_blueprint_parents_child"),
         sa.ForeignKeyConstraint(["parent"], ["blueprints.digest"], name="fk_blueprint_parents_parent"),
@@ -75,15 +88,15 @@ def _blueprints() -> None:
 def _artifacts() -> None:
     op.create_table(
         "artifacts",
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("number", sa.String(16), nullable=False),
-        sa.Column("blueprint", sa.String(64), nullable=False),
-        sa.Column("interface_digest", sa.String(64), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("number", _key(16), nullable=False),
+        sa.Column("blueprint", _key(64), nullable=False),
+        sa.Column("interface_digest", _key(64), nullable=False),
         sa.Column("interface", sa.Text(), nullable=False),
-        sa.Column("strategy", sa.String(16), nullable=False),
-        sa.Column("hardware", sa.String(48), nullable=False),
-        sa.Column("toolchain", sa.String(8), nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("strategy", _key(16), nullable=False),
+        sa.Column("hardware", _key(48), nullable=False),
+        sa.Column("toolchain", _key(8), nullable=False),
+        sa.Column("state", _key(16), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("flops", sa.BigInteger(), nullable=False),
         sa.Column("parameters", sa.BigInteger(), nullable=False),
@@ -108,9 +121,9 @@ def _artifacts() -> None:
     op.create_index("ix_artifacts_state", "artifacts", ["state", "artifact_id"])
     op.create_table(
         "artifact_files",
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("name", sa.String(256), nullable=False),
-        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("name", _key(256), nullable=False),
+        sa.Column("digest", _key(64), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["artifact_id"], ["artifacts.artifact_id"], name="fk_artifact_files_artifact_id"),
         sa.PrimaryKeyConstraint("artifact_id", "name", name="pk_artifact_files"),
@@ -118,8 +131,8 @@ def _artifacts() -> None:
     op.create_index("ix_artifact_files_digest", "artifact_files", ["digest"])
     op.create_table(
         "artifact_tags",
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("tag", sa.String(64), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("tag", _key(64), nullable=False),
         sa.ForeignKeyConstraint(["artifact_id"], ["artifacts.artifact_id"], name="fk_artifact_tags_artifact_id"),
         sa.PrimaryKeyConstraint("artifact_id", "tag", name="pk_artifact_tags"),
     )
@@ -130,9 +143,9 @@ def _records() -> None:
     op.create_table(
         "reports",
         sa.Column("id", ROW_NUMBER, nullable=False),
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("verdict", sa.String(16), nullable=False),
-        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("verdict", _key(16), nullable=False),
+        sa.Column("digest", _key(64), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["artifact_id"], ["artifacts.artifact_id"], name="fk_reports_artifact_id"),
@@ -142,9 +155,9 @@ def _records() -> None:
     op.create_table(
         "changes",
         sa.Column("id", ROW_NUMBER, nullable=False),
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("source", sa.String(16), nullable=True),
-        sa.Column("target", sa.String(16), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("source", _key(16), nullable=True),
+        sa.Column("target", _key(16), nullable=False),
         sa.Column("cause", sa.Text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["artifact_id"], ["artifacts.artifact_id"], name="fk_changes_artifact_id"),
@@ -154,12 +167,12 @@ def _records() -> None:
     op.create_table(
         "field_reports",
         sa.Column("id", ROW_NUMBER, nullable=False),
-        sa.Column("message_id", sa.String(128), nullable=False),
-        sa.Column("run", sa.String(128), nullable=False),
-        sa.Column("seed", sa.String(256), nullable=False),
-        sa.Column("blueprint", sa.String(128), nullable=False),
-        sa.Column("artifact_id", sa.String(96), nullable=False),
-        sa.Column("outcome", sa.String(32), nullable=False),
+        sa.Column("message_id", _key(128), nullable=False),
+        sa.Column("run", _key(128), nullable=False),
+        sa.Column("seed", _key(256), nullable=False),
+        sa.Column("blueprint", _key(128), nullable=False),
+        sa.Column("artifact_id", _key(96), nullable=False),
+        sa.Column("outcome", _key(32), nullable=False),
         sa.Column("pre_metric", sa.Float(), nullable=True),
         sa.Column("post_metric", sa.Float(), nullable=True),
         sa.Column("measurements", sa.Text(), nullable=False),
@@ -173,6 +186,13 @@ def _records() -> None:
 
 
 def _append_only(table: str, identity: tuple[str, ...]) -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        # INSERT ... ON CONFLICT DO UPDATE fires the trigger on UPDATE: there is no REPLACE to get around it with.
+        op.execute(
+            f"CREATE TRIGGER {table}_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION urza_append_only()"
+        )
+        return
     refuse = f"SELECT RAISE(ABORT, '{table} is append-only')"
     for action in ("UPDATE", "DELETE"):
         op.execute(f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} BEGIN {refuse}; END")
