@@ -31,5 +31,13 @@ object_store() {
   PYTHONPATH=tests/infra .venv/bin/python -c 'import real_s3; print("S3 server:", real_s3.program().name)'
 }
 
+broker() {
+  install java openjdk-17-jre-headless
+  install mvn maven
+  PYTHONPATH=tests/infra .venv/bin/python -c 'import real_pulsar; print("broker:", real_pulsar.jars().name)' \
+    || lacking "the broker's jars could not be had"
+}
+
 postgresql
 object_store
+broker

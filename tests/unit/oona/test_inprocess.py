@@ -18,6 +18,48 @@ TOPICS = {
 }
 
 
+def test_a_refused_message_reaches_nobody() -> None:
+    bus = InProcessBus(TOPICS, capacity={TopicKind.WORK: 2})
+    roomy, full = bus.subscribe("work", "roomy"), bus.subscribe("work", "full")
+    for _ in range(2):
+        bus.publish("work", b"x")
+        message = roomy.receive(0)
+        assert message is not None
+        roomy.ack(message)
+    with pytest.raises(BusFull, match="work/full"):
+        bus.publish("work", b"one too many")
+    assert roomy.receive(0) is None
+    assert full.receive(0) is not None
+
+
+def test_open_messages_and_dead_letters_take_room() -> None:
+    bus = InProcessBus(TOPICS, capacity={TopicKind.WORK: 2})
+    subscription = bus.subscribe("work", "w")
+    assert [each.capacity for each in bus.backlog()] == [2]
+    bus.publish("work", b"x")
+    bus.publish("work", b"y")
+    held = [subscription.receive(0), subscription.receive(0)]
+    with pytest.raises(BusFull):
+        bus.publish("work", b"z")
+    assert held[0] is not None
+    assert held[1] is not None
+    subscription.ack(held[1])
+    message: Message | None = held[0]
+    while message is not None:
+        subscription.nack(message, "no")
+        message = subscription.receive(0)
+    assert len(bus.dead_letters()) == 1
+    bus.publish("work", b"z")
+    with pytest.raises(BusFull):
+        bus.publish("work", b"z")
+
+
+def test_telemetry_nobody_wants_is_counted_as_dropped() -> None:
+    bus = InProcessBus(TOPICS)
+    bus.publish("telemetry", b"x")
+    assert bus.counters().dropped == {TopicKind.TELEMETRY: 1}
+
+
 @pytest.mark.parametrize("kind", ["key_shared", "exclusive", "failover"])
 def test_a_refused_message_goes_before_later_ones(kind: str) -> None:
     bus = InProcessBus(TOPICS)

@@ -123,9 +123,15 @@ class SubscriptionQueue:
         """Receipts of what a consumer has not answered, oldest first."""
         return [receipt for receipt, delivery in self._open.items() if delivery.consumer == consumer]
 
-    def is_open(self, receipt: int) -> bool:
-        """Whether a delivery waits for its answer."""
-        return receipt in self._open
+    def entry_of(self, receipt: int) -> Entry | None:
+        """What an open delivery handed out; ``None`` when it is not open."""
+        delivery = self._open.get(receipt)
+        return None if delivery is None else delivery.entry
+
+    @property
+    def open(self) -> int:
+        """Deliveries that wait for their answer."""
+        return len(self._open)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Dead letters, oldest first."""

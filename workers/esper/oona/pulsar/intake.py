@@ -1,0 +1,360 @@
+"""One subscription in one process: the broker's consumer, and the handles of this process that share it.
+
+The consumer is asked for a message only when a handle waits for one, by the waiting thread itself. What was taken from
+the broker and not answered is in a queue like that of the bus in memory, which gives the same order among the handles.
+Refused work goes back to the broker, so that another worker can try; everything else keeps its place here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
+from pulsar.exceptions import AlreadyClosed, PulsarException, Timeout
+
+import pulsar
+from esper.oona.bus import MAX_DELIVERIES, BusClosed, BusUnavailable, DeadLetter, Message
+from esper.oona.pulsar.counts import Counts
+from esper.oona.pulsar.letters import Letters, letter_id
+from esper.oona.pulsar.link import describe
+from esper.oona.pulsar.names import FOR, ID, OURS
+from esper.oona.queues import Entry, SubscriptionQueue
+from leyline.topics import SubscriptionType
+from leyline.v1.bus_pb2 import Envelope
+
+_LOG = logging.getLogger(__name__)
+
+SLICE = 0.25
+"""Seconds a thread waits for the broker before it looks whether its handle was closed."""
+PARKED = 1_000
+"""Messages of busy keys that are taken in before the next ones stay on the broker."""
+REMEMBERED = 4_096
+"""Messages answered last: when the broker did not hear the answer it offers them again."""
+_ABANDONED = "its consumer was closed before it answered"
+_KILLED = "its consumer ended before it answered"
+
+K = TypeVar("K")
+V = TypeVar("V")
+Place = tuple[int, int]
+Count = Callable[[str], object]
+
+
+class Recent(OrderedDict[K, V]):
+    """The entries noted last."""
+
+    def note(self, key: K, value: V) -> None:
+        """Remember one, and forget the oldest beyond the limit."""
+        self[key] = value
+        if len(self) > REMEMBERED:
+            self.popitem(last=False)
+
+
+Seen = Recent[tuple[str, str, str], int]
+"""Deliveries of messages by topic, subscription and message id."""
+
+
+@dataclass(slots=True)
+class Held:
+    """A message of the broker that is in this process."""
+
+    entry: Entry
+    identity: pulsar.MessageId
+
+
+class Intake:
+    """See the module.
+
+    Args:
+        seen: deliveries made by handles of this process that are closed; shared by a bus's intakes.
+        counts: deliveries on the broker, for topics that have them.
+        count: told ``delivered``, ``redelivered``, ``acknowledged``, ``dropped``, ``dead``.
+    """
+
+    def __init__(
+        self,
+        queue: SubscriptionQueue,
+        consumer: pulsar.Consumer,
+        letters: Letters,
+        counts: Counts | None,
+        seen: Seen,
+        count: Count,
+    ) -> None:
+        self.queue = queue
+        self._consumer, self._letters, self._counts = consumer, letters, counts
+        self._seen, self._count = seen, count
+        self._by_broker = counts is not None and queue.kind is SubscriptionType.SHARED
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._held: dict[Place, Held] = {}
+        self._places: dict[int, Place] = {}
+        self._recent = Recent[Place, None]()
+        self._doomed: dict[str, str] = {}
+        self._receipts = 0
+        self._fetching = False
+        self._closed = False
+
+    @property
+    def open(self) -> int:
+        """Deliveries that were not answered."""
+        with self._lock:
+            return self.queue.open
+
+    def join(self, consumer: int) -> None:
+        """A new handle."""
+        with self._lock:
+            self.queue.consumers.append(consumer)
+
+    def receive(self, consumer: int, timeout: float | None) -> Message | None:
+        """See ``Subscription.receive``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        asked = False
+        with self._lock:
+            while True:
+                if self._closed or consumer not in self.queue.consumers:
+                    raise BusClosed(f"{self._name}: closed")
+                message = self._deliver(consumer)
+                if message is not None:
+                    return message
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                if left == 0.0 and asked:
+                    return None
+                if self._fetching or not self.queue.may_serve(consumer) or self.queue.waiting >= PARKED:
+                    asked = True
+                    self._changed.wait(left)
+                    continue
+                asked = True
+                self._fetching = True
+                try:
+                    with self._unlocked():
+                        fetched = self._fetch(SLICE if left is None else min(left, SLICE))
+                finally:
+                    self._fetching = False
+                    self._changed.notify_all()
+                if fetched is not None:
+                    self._admit(fetched)
+
+    def ack(self, receipt: int) -> bool:
+        """See ``Subscription.ack``."""
+        with self._lock:
+            entry = self.queue.finish(receipt)
+            if entry is None:
+                return False
+            self._done(entry)
+            self._count("acknowledged")
+            self._changed.notify_all()
+            return True
+
+    def nack(self, receipt: int, cause: str) -> bool:
+        """See ``Subscription.nack``."""
+        with self._lock:
+            entry = self.queue.entry_of(receipt)
+            if entry is None:
+                return False
+            if entry.deliveries >= MAX_DELIVERIES:
+                self.queue.finish(receipt)
+                self._doomed[entry.message_id] = cause
+                self._bury(entry)
+            elif self._by_broker:
+                self.queue.finish(receipt)
+                self._return(entry)
+            else:
+                self.queue.give_back(receipt)
+            self._changed.notify_all()
+            return True
+
+    def leave(self, consumer: int) -> bool:
+        """A handle closes and gives back what it had open; returns whether it was the last one."""
+        with self._lock:
+            if consumer not in self.queue.consumers:
+                return False
+            mine = self.queue.open_with(consumer)
+        for receipt in mine:
+            self.nack(receipt, _ABANDONED)
+        with self._lock:
+            self.queue.consumers.remove(consumer)
+            self._changed.notify_all()
+            return not self.queue.consumers
+
+    def close(self) -> None:
+        """End the consumer: what it has not answered goes to the next one, and its waiters get ``BusClosed``."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            for held in self._held.values():
+                if held.entry.deliveries:
+                    self._seen.note(self._key(held.entry.message_id), held.entry.deliveries)
+            self._changed.notify_all()
+        try:
+            self._consumer.close()
+        except PulsarException as error:
+            _LOG.info("%s: closing its consumer: %s", self._name, describe(error))
+
+    def _key(self, message_id: str) -> tuple[str, str, str]:
+        return self.queue.topic.name, self.queue.name, message_id
+
+    @property
+    def _name(self) -> str:
+        return f"{self.queue.topic.name}/{self.queue.name}"
+
+    @contextmanager
+    def _unlocked(self) -> Iterator[None]:
+        self._lock.release()
+        try:
+            yield
+        finally:
+            self._lock.acquire()
+
+    def _fetch(self, seconds: float) -> pulsar.Message | None:
+        try:
+            return self._consumer.receive(timeout_millis=round(seconds * 1000))
+        except Timeout:
+            return None
+        except AlreadyClosed:
+            if not self._closed:
+                raise BusUnavailable(f"{self._name}: the broker ended this consumer; subscribe again") from None
+            return None
+        except PulsarException as error:
+            raise BusUnavailable(f"{self._name}: {describe(error)}") from error
+
+    def _admit(self, message: pulsar.Message) -> None:
+        """Queue what the broker sent, unless it is here already, was answered before, or is not for us."""
+        identity = message.message_id()
+        place = (identity.ledger_id(), identity.entry_id())
+        if place in self._held:
+            return  # the connection was lost while it is worked on: it is open, and stays so
+        properties = message.properties()
+        key = message.partition_key() or None
+        target = properties.get(FOR, self.queue.name)
+        if place in self._recent or target != self.queue.name or self.queue.only_key not in (None, key):
+            self._acknowledge(identity)
+            return
+        own = MappingProxyType({name: value for name, value in properties.items() if not name.startswith(OURS)})
+        message_id = properties.get(ID, f"{place[0]}:{place[1]}")
+        order = (place[0] << 64) + place[1]
+        try:
+            envelope = Envelope.FromString(message.data())
+            problem = "" if envelope.HasField("sealed") else "holds no envelope"
+        except DecodeError as error:
+            envelope, problem = Envelope(), f"is not a leyline.v1.Envelope: {error}"
+        data = message.data() if problem else envelope.sealed
+        entry = Entry(order, message_id, data, key, own, time.monotonic(), self._seen.pop(self._key(message_id), 0))
+        self._held[place] = Held(entry, identity)
+        self._places[order] = place
+        if problem:
+            self._doomed[message_id] = problem
+            self._bury(entry)
+        else:
+            self.queue.add(entry)
+
+    def _deliver(self, consumer: int) -> Message | None:
+        """The next message this handle may have; counted where deliveries are counted, buried when it had them all."""
+        while True:
+            self._receipts += 1
+            receipt = self._receipts
+            entry = self.queue.deliver(consumer, receipt)
+            if entry is None:
+                return None
+            if not self._claimed(entry):
+                self.queue.finish(receipt)
+                self._return(entry)
+                return None
+            if entry.deliveries > MAX_DELIVERIES:
+                entry.deliveries = MAX_DELIVERIES
+                self.queue.finish(receipt)
+                self._bury(entry)
+                continue
+            self._count("delivered" if entry.deliveries == 1 else "redelivered")
+            return Message(
+                topic=self.queue.topic.name,
+                subscription=self.queue.name,
+                message_id=entry.message_id,
+                data=entry.data,
+                key=entry.key,
+                properties=entry.properties,
+                delivery_count=entry.deliveries,
+                receipt=receipt,
+            )
+
+    def _claimed(self, entry: Entry) -> bool:
+        """Count this delivery on the broker; whether it may be made."""
+        if self._counts is None:
+            return True
+        try:
+            with self._unlocked():
+                entry.deliveries = max(entry.deliveries, self._counts.before(entry.message_id) + 1)
+                if entry.deliveries <= MAX_DELIVERIES:
+                    self._counts.claim(entry.message_id, entry.deliveries)
+        except BusUnavailable as error:
+            _LOG.warning("%s: not handed out: %s", self._name, error)
+            return False
+        return True
+
+    def _bury(self, entry: Entry) -> None:
+        """Make it a dead letter; when the broker can't take that now, it comes again and is buried then."""
+        cause = self._doomed.get(entry.message_id, f"{_KILLED} (delivery {entry.deliveries})")
+        if self.queue.topic.may_drop:
+            self._done(entry)
+            self._count("dropped")
+            return
+        letter = DeadLetter(
+            letter_id=letter_id(entry.message_id, self.queue.name),
+            topic=self.queue.topic.name,
+            subscription=self.queue.name,
+            message_id=entry.message_id,
+            data=entry.data,
+            key=entry.key,
+            properties=entry.properties,
+            deliveries=entry.deliveries,
+            cause=cause,
+        )
+        try:
+            with self._unlocked():
+                self._letters.bury(letter)
+        except BusUnavailable as error:
+            _LOG.warning("%s: message %s could not be buried: %s", self._name, entry.message_id, error)
+            self._return(entry)
+            return
+        self._doomed.pop(entry.message_id, None)
+        self._done(entry)
+        self._count("dead")
+
+    def _done(self, entry: Entry) -> None:
+        """Answered for good."""
+        place = self._places.pop(entry.order, None)
+        held = None if place is None else self._held.pop(place, None)
+        if place is None or held is None:
+            return
+        self._recent.note(place, None)
+        self._acknowledge(held.identity)
+        if self._counts is not None:
+            try:
+                with self._unlocked():
+                    self._counts.forget(entry.message_id)
+            except BusUnavailable as error:
+                _LOG.info("%s: the count of %s stays: %s", self._name, entry.message_id, error)
+
+    def _return(self, entry: Entry) -> None:
+        """Give it back: to the broker where others can take it, else to its place here."""
+        if not self._by_broker:
+            self.queue.add(entry)
+            return
+        place = self._places.pop(entry.order, None)
+        held = None if place is None else self._held.pop(place, None)
+        if held is not None:
+            self._consumer.negative_acknowledge(held.identity)
+
+    def _acknowledge(self, identity: pulsar.MessageId) -> None:
+        try:
+            self._consumer.acknowledge(identity)
+        except PulsarException as error:
+            # It will be offered again, and is remembered as answered.
+            _LOG.info("%s: an answer did not reach the broker: %s", self._name, describe(error))
