@@ -118,7 +118,7 @@ STAGES: Mapping[Stage, StageInfo] = MappingProxyType(
         Stage.DORMANT: StageInfo("at the start, or after a reset", "identity; cheap activation statistics only"),
         Stage.GERMINATED: StageInfo("Tamiyo asks, naming an artifact", "waits for its turn to load"),
         Stage.LOADING: StageInfo(
-            "its turn has come", "fetches, verifies, loads and warms up in the background; training goes on"
+            "its turn has come", "fetches and verifies in the background; opened and warmed up at the next boundary"
         ),
         Stage.TRAINING: StageInfo(
             "a trainable kernel has loaded",

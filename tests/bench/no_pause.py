@@ -1,12 +1,13 @@
 """The longest training step while kernels are compiled, measured, loaded and grafted beside the training.
 
-A real run on MNIST-1D: trainer, controller, journal and checkpoints, with the kernel service building and certifying
-``standard`` kernels (a C++ compiler's work; ``fast`` where there is none) in background processes. Steps are told apart
+A real run on MNIST-1D: trainer, controller, journal and checkpoints, with the kernel pipeline building and certifying
+``standard`` kernels (a C++ compiler's work; ``fast`` where there is none) in a process of its own. Steps are told apart
 by what went on: ``quiet`` before anything is asked of the service, ``compiling`` until every verdict is in, ``loading``
-and ``grafting`` while a seed does so. The promise is about the longest step of the last three against the median of
-all steps in quiet; the longest step in quiet stands beside it, for what the machine itself does to a step. Where Linux
-tells, the same is given less the time the thread was ready to run and had to wait for a core, which on a busy machine
-is other processes' doing.
+and ``grafting`` while a seed does so. The promise is about the longest step of the last three against the median step
+of the network as it is then: one with a kernel grafted takes longer at every step, which is what it costs, no pause.
+The longest step in quiet stands beside it, for what the machine itself does to a step. Where Linux tells, the same is
+given less the time the thread was ready to run and had to wait for a core, which on a busy machine is other processes'
+doing.
 
 Beside it the same network gets the same branch by ``torch.compile`` inside the loop, cold, as one would do without a
 kernel service: the pause is its longest step.
@@ -37,6 +38,8 @@ from esper.tasks.convnet import Branch
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.trainer import Trainer
 from esper.urza import KernelRecord, SqlLibrary
+from esper.weatherlight.beside import KernelProcess
+from esper.weatherlight.librarian import FINAL
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
 from leyline.lifecycle import Stage
@@ -61,6 +64,14 @@ def waited_for_core() -> float:
         return 0.0
 
 
+def stolen() -> int:
+    """Ticks of 10 ms in which the hypervisor gave this machine's cores to another; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[8])
+    except (OSError, IndexError):
+        return 0
+
+
 class Run:
     """A run that is asked for its steps' times, epoch by epoch."""
 
@@ -76,6 +87,7 @@ class Run:
         bank = wrap(self.task.model, spec.slots, sample, spec=spec)
         self.library = SqlLibrary.open(folder / "library")
         self.service = KernelService(self.library, folder / "library", spec.kernels)
+        self.beside = KernelProcess(folder / "library", spec.kernels, print)
         self.interfaces = {name: slot.interface for name, slot in bank.slots.items()}
         self.shelf = RunShelf(
             self.library, self.service, self.interfaces, spec, hardware_target("cpu"), toolchain_hash(), folder / "out"
@@ -87,15 +99,21 @@ class Run:
             self.spec, self.task, bank, TamiyoController(spec), self.shelf, recorder, folder / "out", local_task=True
         )
         self.steps: dict[str, list[float]] = {phase: [] for phase in PHASES}
+        self.grown: dict[str, list[int]] = {phase: [] for phase in PHASES}
+        """For each of ``steps``, how many seeds the network ran with."""
         self.boundaries: dict[str, list[float]] = {phase: [] for phase in PHASES}
         self.waits: dict[str, list[float]] = {phase: [] for phase in PHASES}
+        self.stolen: dict[str, list[bool]] = {phase: [] for phase in PHASES}
+        """For each of ``steps``, whether the hypervisor took a core meanwhile."""
         self._waited: list[float] = []
+        self._stolen: list[bool] = []
         train_step = self.trainer.line.train_step
 
         def observed_step(*args: Any) -> tuple[float, float]:
-            before = waited_for_core()
+            before, theirs = waited_for_core(), stolen()
             answer = train_step(*args)
             self._waited.append(waited_for_core() - before)
+            self._stolen.append(stolen() > theirs)
             return answer
 
         self.trainer.line.train_step = observed_step  # type: ignore[method-assign]
@@ -104,27 +122,33 @@ class Run:
         """Train one epoch and everything that follows it up to its commit."""
         trainer = self.trainer
         number, progress = next(iter(trainer.epochs()))
+        grown = sum(seed.affects_host for seed in trainer.bank.seeds.values())
         stats = trainer.advance(number, progress, _Unwatched())  # type: ignore[arg-type]
         began = time.perf_counter()
         trainer.observe(number, stats)
         trainer.commit(trainer.settler.settle())
         self.boundaries[phase].append((time.perf_counter() - began) * 1e3)
         self.steps[phase] += [1e3 * seconds for seconds in stats.step_seconds]
+        self.grown[phase] += [grown] * len(stats.step_seconds)
         self.waits[phase] += self._waited
+        self.stolen[phase] += self._stolen
         self._waited.clear()
+        self._stolen.clear()
 
     def compile(self, slots: list[str]) -> dict[str, Any]:
         """Ask for the slots' kernels and train until each has its verdict; returns what came of it."""
         began = time.monotonic()
         wanted = [self.interfaces[slot] for slot in slots]
-        asked = self.service.request(wanted, [BLUEPRINT], ["fast", "standard"])
+        strategies = ["fast", "standard"]
+        asked = self.service.enter(wanted, [BLUEPRINT], strategies)
+        self.beside.request(wanted, [BLUEPRINT], strategies)
         open_ids = set(asked.outstanding)
         states: dict[str, str] = {}
         while open_ids and time.monotonic() - began < PATIENCE:
             self.epoch("compiling")
             for artifact_id in sorted(open_ids):
                 record = self.library.record(artifact_id)
-                if self.service._settled(record):
+                if record.state in FINAL:
                     open_ids.discard(artifact_id)
                     states[artifact_id] = record.state.value
                     print(f"{record.strategy} kernel: {record.state.value}", flush=True)
@@ -151,6 +175,7 @@ class Run:
     def close(self) -> None:
         """End the background processes."""
         self.trainer.recorder.close()
+        self.beside.close()
         self.service.close()
         self.library.close()
 
@@ -194,9 +219,9 @@ def run(quick: bool = False) -> Report:
         try:
             for _ in range(3 if quick else 20):
                 subject.epoch("quiet")
-            for kept in (subject.steps, subject.waits, subject.boundaries):
+            for kept in (subject.steps, subject.grown, subject.waits, subject.stolen, subject.boundaries):
                 kept["quiet"].clear()  # the first epochs warm the process up
-            for _ in range(10 if quick else 60):
+            for _ in range(10 if quick else 300):
                 subject.epoch("quiet")
             slots = list(subject.interfaces)[: 1 if quick else 3]
             made = subject.compile(slots)
@@ -209,33 +234,60 @@ def run(quick: bool = False) -> Report:
     return _report(subject, made, strategies, in_loop)
 
 
+def medians(steps: dict[str, list[float]], grown: dict[str, list[int]]) -> dict[int, float]:
+    """The median step by number of grafted seeds; that of the host is taken in quiet."""
+    found: dict[int, list[float]] = {}
+    for phase in PHASES:
+        for seeds, ms in zip(grown[phase], steps[phase], strict=True):
+            if seeds or phase == "quiet":
+                found.setdefault(seeds, []).append(ms)
+    return {seeds: statistics.median(times) for seeds, times in found.items()}
+
+
+def excesses(
+    steps: dict[str, list[float]], grown: dict[str, list[int]], usual: dict[int, float]
+) -> dict[str, list[float]]:
+    """Milliseconds of each step beyond the median of its network."""
+    return {
+        phase: [ms - usual[seeds] for seeds, ms in zip(grown[phase], steps[phase], strict=True)] for phase in PHASES
+    }
+
+
 def _report(
     subject: Run, made: dict[str, Any], strategies: list[str], in_loop: dict[str, list[float]] | None
 ) -> Report:  # fmt: skip
-    steps = subject.steps
-    usual = statistics.median(steps["quiet"])
-    busy = {phase: steps[phase] for phase in PHASES[1:]}
-    everything = [ms for found in busy.values() for ms in found]
-    excess = max(everything) - usual
+    steps, grown = subject.steps, subject.grown
     running = {
         phase: [ms - wait for ms, wait in zip(steps[phase], subject.waits[phase], strict=True)] for phase in PHASES
     }
-    alone = max(ms for phase in PHASES[1:] for ms in running[phase]) - statistics.median(running["quiet"])
-    by_phase = ", ".join(f"{phase} {max(found):.3g} ms of {len(found)}" for phase, found in busy.items() if found)
+    usual = medians(steps, grown)
+    beyond = excesses(steps, grown, usual)
+    busy = [ms for phase in PHASES[1:] for ms in beyond[phase]]
+    excess, over = max(busy), sum(ms > GOAL_MS for ms in busy)
+    theirs = [taken for phase in PHASES[1:] for taken in subject.stolen[phase]]
+    ours = [ms for ms, taken in zip(busy, theirs, strict=True) if not taken]
+    restless = sum(ms > GOAL_MS for ms in beyond["quiet"])
+    alone = [ms for phase, found in excesses(running, grown, usual).items() if phase != "quiet" for ms in found]
+    by_phase = ", ".join(f"{phase} {max(beyond[phase]):.3g} ms of {len(beyond[phase])}" for phase in PHASES[1:])
+    by_size = ", ".join(f"{ms:.3g} ms with {seeds}" for seeds, ms in sorted(usual.items()))
     what = f"{len(made['states'])} kernels made in {made['seconds']:.0f} s; grafted: {', '.join(strategies)}"
     rows = [
         Row(
             "longest training step while kernels are compiled, loaded and grafted, beyond the median step",
-            f"<= {GOAL_MS:g} ms", excess, "ms", len(everything), holds=excess <= GOAL_MS,
-            note=f"longest {by_phase}; median in quiet {usual:.3g} ms; {what}",
+            f"<= {GOAL_MS:g} ms", excess, "ms", len(busy), holds=excess <= GOAL_MS,
+            note=f"{by_phase}; {over} steps above the goal; medians by grafted seeds: {by_size}; {what}",
         ),
         Row(
-            "the same, less the time the step waited for a core", "", alone, "ms", len(everything),
+            "the same, without the steps in which the hypervisor took a core", "", max(ours), "ms", len(ours),
+            note=f"{sum(theirs)} steps left out; the system counts in ticks of 10 ms",
+        ),
+        Row(
+            "the same, less the time the step waited for a core", "", max(alone), "ms", len(alone),
             note="waiting as Linux counts it for the training thread",
         ),
         Row(
-            "longest training step in quiet, beyond the median step", "", max(steps["quiet"]) - usual, "ms",
-            len(steps["quiet"]), note="what machine and interpreter do by themselves",
+            "longest training step in quiet, beyond the median step", "", max(beyond["quiet"]), "ms",
+            len(beyond["quiet"]), note=f"what the machine does by itself; {restless} steps above the goal",
         ),
         reported("median step while kernels are compiled", median(steps["compiling"]), "ms", "they run at nice 19"),
         reported(
@@ -259,6 +311,8 @@ def _report(
         )  # fmt: skip
     details = {
         "steps_ms": steps,
+        "grown": grown,
+        "stolen": subject.stolen,
         "waits_ms": subject.waits,
         "boundaries_ms": subject.boundaries,
         "made": made,

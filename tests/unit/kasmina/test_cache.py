@@ -12,7 +12,7 @@ from esper.kasmina.cache import Entry, Evicted, KernelCache
 
 
 def entry(size: int) -> Entry:
-    return Entry(torch.nn.Identity(), size, 0.1, 1.0, 1.0, 0.0)
+    return Entry(torch.nn.Identity(), size, 0.1, 1.0, 1.0)
 
 
 def test_the_cache_is_bounded_by_count_and_bytes_oldest_first():

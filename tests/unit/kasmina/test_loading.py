@@ -11,7 +11,6 @@ from esper.kasmina import Command, SeedSettings, wrap
 from esper.kasmina.cache import KernelCache
 from esper.kasmina.guard import KernelFault
 from esper.kasmina.loading import Loader, warm_up
-from esper.kasmina.opening import open_artifact
 from esper.kernel import PublicKeys, SigningKey, eager_kernel
 from leyline.interface import Interface, Layout
 from leyline.lifecycle import Stage
@@ -148,7 +147,7 @@ def test_two_seeds_share_one_load_and_no_parameter(bank, shelf, blueprints):
 
 
 def test_the_loader_ends_its_thread_and_starts_another(shelf, blueprints):
-    loader = Loader(KernelCache(10**6, 4), open_artifact)
+    loader = Loader(KernelCache(10**6, 4))
     for ir in (blueprints["mlp"](), blueprints["squash"]()):
         artifact = shelf.add(ir, INTERFACE)
         loader.request(artifact, shelf)

@@ -26,7 +26,6 @@ from esper.kasmina.exchange import DeployedSlot
 from esper.kasmina.gates import GateResult, Judged
 from esper.kasmina.hooks import SlotRuntime, sync
 from esper.kasmina.loading import KernelReport, KernelSource, Loader
-from esper.kasmina.opening import open_artifact
 from esper.kasmina.receiving import Receiver, execute
 from esper.kasmina.sample import Sample
 from esper.kasmina.seed import OCCUPIES, Seed, SeedEvent
@@ -79,7 +78,7 @@ class SeedBank:
         self.shadowing: Seed | None = None
         self.receiver: Receiver | None = None
         self.frozen = False
-        self.loader = Loader(KernelCache(self.settings.cache_bytes, self.settings.cache_count), open_artifact)
+        self.loader = Loader(KernelCache(self.settings.cache_bytes, self.settings.cache_count))
         self._runtimes: dict[str, SlotRuntime] = {}
         self._places: dict[str, int] = {}
         self._handles: dict[str, RemovableHandle] = {}
@@ -142,7 +141,7 @@ class SeedBank:
                 raise SlotError("settings can't change while there are seeds")
             self.settings = settings
             self.state = StateTensor(len(self.slots) * settings.max_per_slot)
-            self.loader = Loader(KernelCache(settings.cache_bytes, settings.cache_count), open_artifact)
+            self.loader = Loader(KernelCache(settings.cache_bytes, settings.cache_count))
         if source is not None:
             self.source = source
 

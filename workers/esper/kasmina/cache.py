@@ -30,7 +30,6 @@ class Entry:
     risk: float
     latency_us: float
     gradient_norm: float
-    load_seconds: float
 
 
 class KernelCache:

@@ -1,11 +1,12 @@
-"""Loading a kernel beside the training: fetch, verify, load and warm up in a background thread."""
+"""Loading a kernel: fetched and verified beside the training in a background thread, opened and warmed up between two
+epochs.
+"""
 
 from __future__ import annotations
 
 import copy
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from esper.kasmina.cache import Entry, KernelCache
 from esper.kasmina.guard import KernelFault
+from esper.kasmina.opening import Checked, check_artifact, open_checked
 from leyline.interface import Interface
 
 if TYPE_CHECKING:
@@ -56,30 +58,26 @@ class Loaded:
     error: Exception | None = None
 
 
-Open = Callable[[Path, "PublicKeys"], "tuple[Kernel, float]"]
-
-
 class Loader:
-    """Runs loads one after the other in a daemon thread, and shares results through a cache.
+    """Fetches and checks artifacts one after the other in a daemon thread, opens them between two epochs, and shares
+    results through a cache.
 
-    Args:
-        cache: where loaded kernels are kept.
-        open_artifact: verifies the directory (every digest, both signatures) and opens it; returns the kernel and the
-            risk its signed report states.
+    Fetching may take long and mostly waits, so training goes on meanwhile. Opening and warming up take some 10 ms of
+    the interpreter's lock, which a thread could only take out of a training step; whoever polls pays for them instead.
     """
 
-    def __init__(self, cache: KernelCache, open_artifact: Open) -> None:
-        self.cache, self._open = cache, open_artifact
+    def __init__(self, cache: KernelCache) -> None:
+        self.cache = cache
         self._lock = threading.Condition()
         self._queue: list[tuple[str, KernelSource]] = []
-        self._results: dict[str, Loaded] = {}
+        self._fetched: dict[str, Checked | Exception] = {}
         self._wanted: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def request(self, artifact_id: str, source: KernelSource) -> None:
-        """Start loading; a request for what is already wanted joins it."""
+        """Start fetching; a request for what is already wanted joins it."""
         with self._lock:
-            self._results.pop(artifact_id, None)
+            self._fetched.pop(artifact_id, None)
             if artifact_id in self._wanted:
                 return
             self._wanted.add(artifact_id)
@@ -89,11 +87,19 @@ class Loader:
                 self._thread.start()
 
     def poll(self, artifact_id: str, *, wait: bool) -> Loaded | None:
-        """The outcome, or None if it is not there yet; ``wait`` blocks until it is."""
+        """Open what was fetched; None if it is not there yet. ``wait`` blocks until it is."""
         with self._lock:
             if wait:
-                self._lock.wait_for(lambda: artifact_id in self._results or artifact_id not in self._wanted)
-            return self._results.get(artifact_id)
+                self._lock.wait_for(lambda: artifact_id in self._fetched or artifact_id not in self._wanted)
+            fetched = self._fetched.get(artifact_id)
+        if fetched is None:
+            return None
+        if isinstance(fetched, Exception):
+            return Loaded(None, fetched)
+        try:
+            return Loaded(self.cache.get(artifact_id, lambda: _open(fetched)))
+        except Exception as error:  # noqa: BLE001  the bank turns it into a culled seed with this reason
+            return Loaded(None, error)
 
     def load_now(self, artifact_id: str, source: KernelSource, *, even_if_evicted: bool = False) -> Entry:
         """Load in the calling thread. ``even_if_evicted`` is for restoring a state in which the kernel was in use.
@@ -101,9 +107,13 @@ class Loader:
         Raises:
             Exception: whatever fetching, verification or warm-up raised.
         """
+
+        def load() -> Entry:
+            return _open(check_artifact(source.path(artifact_id), source.keys))
+
         if even_if_evicted and artifact_id in self.cache.banned:
-            return self._load(artifact_id, source)
-        return self.cache.get(artifact_id, lambda: self._load(artifact_id, source))
+            return load()
+        return self.cache.get(artifact_id, load)
 
     def _work(self) -> None:
         while True:
@@ -113,23 +123,22 @@ class Loader:
                     self._thread = None
                     return
                 artifact_id, source = self._queue.pop(0)
+            outcome: Checked | Exception
             try:
-                outcome = Loaded(self.load_now(artifact_id, source))
-            except Exception as error:  # noqa: BLE001  the bank turns it into a culled seed with this reason
-                outcome = Loaded(None, error)
+                outcome = check_artifact(source.path(artifact_id), source.keys)
+            except Exception as error:  # noqa: BLE001  told to whoever polls
+                outcome = error
             with self._lock:
-                self._results[artifact_id] = outcome
+                self._fetched[artifact_id] = outcome
                 self._wanted.discard(artifact_id)
                 self._lock.notify_all()
 
-    def _load(self, artifact_id: str, source: KernelSource) -> Entry:
-        began = time.perf_counter()
-        path = source.path(artifact_id)
-        kernel, risk = self._open(path, source.keys)
-        norm, latency = warm_up(kernel, kernel.interface)
-        size = sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
-        size += sum(p.numel() * p.element_size() for p in kernel.parameters())
-        return Entry(kernel, size, risk, latency, norm, time.perf_counter() - began)
+
+def _open(checked: Checked) -> Entry:
+    kernel = open_checked(checked)
+    norm, latency = warm_up(kernel, kernel.interface)
+    size = checked.size + sum(p.numel() * p.element_size() for p in kernel.parameters())
+    return Entry(kernel, size, checked.risk, latency, norm)
 
 
 def warm_up(kernel: Kernel, interface: Interface) -> tuple[float, float]:

@@ -1,5 +1,5 @@
-"""Opening a kernel artifact: every digest and both signatures first, then the kernel, then what the signed report
-says.
+"""Opening a kernel artifact in two halves: look at every digest, both signatures and the signed report without running
+anything of it; then open what was found good.
 """
 
 from __future__ import annotations
@@ -7,35 +7,57 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from esper.kernel import load_kernel, read_artifact
-from esper.kernel.artifact import REPORT
+from esper.kernel import open_kernel, read_artifact
+from esper.kernel.artifact import REPORT, Artifact
 from esper.kernel.errors import TamperedArtifact
-from esper.kernel.signing import VALIDATED, PublicKeys
+from esper.kernel.signing import VALIDATED, PublicKeys, verify
 
 if TYPE_CHECKING:
     from esper.kernel import Kernel
 
 
-def open_artifact(path: Path, keys: PublicKeys) -> tuple[Kernel, float]:
-    """Verify and load the artifact at ``path``.
+@dataclass(frozen=True)
+class Checked:
+    """An artifact whose digests and signatures are good. ``risk`` in [0, 1] is what its signed report states; NaN if
+    the report is not with the artifact or states none. ``size`` of its files in bytes.
+    """
 
-    Returns:
-        The kernel and its risk in [0, 1] from the signed report; NaN if the report is not with the artifact or states
-        none.
+    artifact: Artifact
+    risk: float
+    size: int
+
+
+def check_artifact(path: Path, keys: PublicKeys) -> Checked:
+    """Verify the artifact at ``path``; nothing of it is opened.
 
     Raises:
-        ArtifactError: truncated, tampered, unsafe, unsigned, or built for another machine.
+        ArtifactError: truncated, tampered, unsafe or unsigned.
     """
-    kernel = load_kernel(path, keys)
-    report = path / REPORT
+    artifact = read_artifact(path)
+    verify(artifact, keys)
+    size = sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+    return Checked(artifact, _risk(artifact), size)
+
+
+def open_checked(checked: Checked) -> Kernel:
+    """Load a checked artifact; bytes that changed since are refused.
+
+    Raises:
+        ArtifactError: tampered with meanwhile, or built for another machine.
+    """
+    return open_kernel(checked.artifact)
+
+
+def _risk(artifact: Artifact) -> float:
+    report = artifact.path / REPORT
     if not report.is_file():
-        return kernel, math.nan
+        return math.nan
     data = report.read_bytes()
-    signed = read_artifact(path).signatures[VALIDATED].report
-    if hashlib.sha256(data).hexdigest() != signed:
-        raise TamperedArtifact(f"{path}: the report is not the one that was signed")
+    if hashlib.sha256(data).hexdigest() != artifact.signatures[VALIDATED].report:
+        raise TamperedArtifact(f"{artifact.path}: the report is not the one that was signed")
     risk = json.loads(data).get("risk")
-    return kernel, float(risk) if isinstance(risk, int | float) else math.nan
+    return float(risk) if isinstance(risk, int | float) else math.nan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esper.kernel.artifact import Artifact, KernelManifest, artifact_id, manifest_for, write_artifact
-from esper.kernel.loading import load_kernel
+from esper.kernel.loading import load_kernel, open_kernel
 from esper.kernel.module import Kernel, eager_kernel
 from esper.kernel.reading import read_artifact
 from esper.kernel.signing import PublicKeys, SigningKey, sign_built, sign_validated, verify
@@ -18,6 +18,7 @@ __all__ = [
     "eager_kernel",
     "load_kernel",
     "manifest_for",
+    "open_kernel",
     "read_artifact",
     "sign_built",
     "sign_validated",

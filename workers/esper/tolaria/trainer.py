@@ -37,6 +37,7 @@ from esper.tolaria.schedule import Progress as ScheduleProgress
 from esper.tolaria.settle import Settler
 from esper.tolaria.state import MAIN, TWIN, RunState, check_identity, identity
 from esper.tolaria.trial import TrialBench
+from esper.tolaria.undisturbed import collect_young, undisturbed
 from esper.tolaria.view import run_view
 from leyline.identity import ArtifactId
 from leyline.keys import KeyRing, Signer
@@ -177,12 +178,14 @@ class Trainer:
 
         def check(step: int, loss: float) -> None:
             watchdog.beat()
+            collect_young(step)
             self.governor.check_step(step, loss)
 
         try:
-            stats = self.line.train_epoch(epoch, progress, self._stop, check)
-            if trial is not None:
-                trial.twin.finish_epoch(self._stop)
+            with undisturbed():
+                stats = self.line.train_epoch(epoch, progress, self._stop, check)
+                if trial is not None:
+                    trial.twin.finish_epoch(self._stop)
         except FAULTS:
             costs.charge(self.ledger, self.line.cursor.step_in_epoch)  # it was spent, though it will be undone
             raise

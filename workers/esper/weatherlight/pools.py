@@ -190,35 +190,41 @@ class KernelService:
         Raises:
             BadInput, LibraryError: as for ``prepare``.
         """
+        before = set(self._wanted)
+        asked = self.enter(interfaces, blueprints, strategies)
+        for artifact_id in asked.outstanding:
+            if artifact_id not in before:
+                self._start()
+                self._submit(self._wanted[artifact_id], self._library.record(artifact_id).state)
+        return asked
+
+    def enter(self, interfaces: Iterable[Interface], blueprints: Sequence[str], strategies: Sequence[str]) -> Prepared:
+        """Enter a portfolio in the library without making any of it; returns the verdicts there are.
+
+        Raises:
+            BadInput, LibraryError: as for ``prepare``.
+        """
         missing = unavailable(strategies)
         known = designs(blueprints, self._library)
         self._register(known)
         irs = {name: ir for name, (ir, _) in known.items()}
         able = [strategy for strategy in strategies if strategy not in missing]
-        wanted = portfolio(irs, list(interfaces), able, self._device)
         hardware, toolchain = hardware_target(self._device), toolchain_hash()
-        states: dict[str, State] = {}
-        for want in wanted:
-            states[want.artifact_id] = self._library.begin(
+        done: list[Mapping[str, Any]] = []
+        outstanding: list[str] = []
+        for want in portfolio(irs, list(interfaces), able, self._device):
+            state = self._library.begin(
                 want.artifact_id, want.blueprint, want.interface, want.strategy, hardware, toolchain
             )
             self._librarian.expect(want.artifact_id, want.baseline)
-        done: list[Mapping[str, Any]] = []
-        outstanding: list[str] = []
-        for want in wanted:
-            state = states[want.artifact_id]
             with self._changed:
-                again = want.artifact_id in self._wanted
                 self._wanted[want.artifact_id] = want
                 if state is State.VALIDATED:
                     self._validated.add(want.artifact_id)
             if state in FINAL:
                 done.append(_event(self._library.record(want.artifact_id)))
-                continue
-            outstanding.append(want.artifact_id)
-            if not again:
-                self._start()
-                self._submit(want, state)
+            else:
+                outstanding.append(want.artifact_id)
         return Prepared(tuple(done), tuple(outstanding), missing)
 
     def arrivals(self) -> list[str]:

@@ -33,6 +33,7 @@ from esper.tolaria.recorder import Recorder
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library, SqlLibrary
+from esper.weatherlight.beside import KernelProcess
 from esper.weatherlight.outdir import OutputDirectory
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
@@ -158,7 +159,10 @@ class Session:
             prepared = service.prepare(interfaces, names, strategies, self.progress.kernel, stop)
             shelf.wait_seconds += time.monotonic() - waited
         else:
-            prepared = service.request(interfaces, names, strategies)
+            prepared = service.enter(interfaces, names, strategies)
+            beside = KernelProcess(self.library_root, spec, lambda words: self.progress.message(words, "warning"))
+            self.stack.callback(beside.close)
+            beside.request(interfaces, names, strategies)
         self.unavailable = prepared.unavailable
         for strategy, why in prepared.unavailable.items():
             self.progress.message(f"strategy {strategy} is not available here ({why}); fast is used", "warning")
