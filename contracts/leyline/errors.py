@@ -110,7 +110,14 @@ class ForgedEnvelope(EnvelopeError):
 
 
 class ReplayedEnvelope(EnvelopeError):
-    """The nonce was seen before under another message id."""
+    """The nonce was seen before: under another message id, or (``handled``) under this one, which is done with.
+
+    The second is what delivery at least once brings now and then, and is no sign of an attack.
+    """
+
+    def __init__(self, problem: str, *, handled: bool = False) -> None:
+        self.handled = handled
+        super().__init__(problem)
 
 
 class StaleEnvelope(EnvelopeError):

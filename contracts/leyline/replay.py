@@ -52,7 +52,10 @@ class ReplayGuard:
         entry = self._seen.get(nonce)
         if entry is not None:
             if entry.done:
-                raise ReplayedEnvelope("this message was already handled")
+                raise ReplayedEnvelope(
+                    "this message was already handled",
+                    handled=message_id is not None and entry.message_id == message_id,
+                )
             if message_id is None or entry.message_id != message_id:
                 raise ReplayedEnvelope(f"first seen as message {entry.message_id}, now again as {message_id}")
             return True

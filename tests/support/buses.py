@@ -72,6 +72,15 @@ def on_pulsar() -> Bus:
     return pulsar_bus(TOPICS, _namespaces().take(), outbox_messages=CAPACITY)
 
 
+def open_with_topics_of_runs(adapter: str) -> Bus:
+    """A bus with the topics that runs have."""
+    if adapter == "in-process":
+        return InProcessBus()
+    from brokers import pulsar_bus
+
+    return pulsar_bus()
+
+
 @functools.cache
 def _namespaces() -> Any:
     from brokers import Namespaces

@@ -18,6 +18,7 @@ from esper.oona.bus import (
     UnknownDeadLetter,
     UnknownTopic,
 )
+from esper.oona.inbox import Handler, Inbox, Outcome
 from esper.oona.inprocess import DEFAULT_CAPACITY, InProcessBus
 
 __all__ = [
@@ -34,9 +35,12 @@ __all__ = [
     "CircuitOpen",
     "Counters",
     "DeadLetter",
+    "Handler",
     "InProcessBus",
+    "Inbox",
     "Latest",
     "Message",
+    "Outcome",
     "Subscription",
     "SubscriptionBusy",
     "UnknownDeadLetter",

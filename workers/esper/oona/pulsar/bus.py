@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
+import pulsar
 from opentelemetry import propagate
 
-import pulsar
 from esper.errors import BusError
 from esper.oona.bus import (
     _NO_PROPERTIES,

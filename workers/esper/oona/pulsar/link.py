@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pulsar
 from google.protobuf.message import Message as Payload
 from pulsar.exceptions import (
     AlreadyClosed,
@@ -19,7 +21,6 @@ from pulsar.exceptions import (
 )
 from pulsar.schema import ProtobufNativeSchema
 
-import pulsar
 from esper.errors import BadInput, BusError
 from esper.oona.breaker import CircuitBreaker, CircuitOpen
 from esper.oona.bus import BusClosed, BusUnavailable, SubscriptionBusy
@@ -121,10 +122,7 @@ class Link:
         with self._lock:
             client, self._client, self._closed = self._client, None, True
         if client is not None:
-            try:
-                client.close()
-            except PulsarException as error:
-                _LOG.info("closing the connection to %s: %s", self.settings.service_url, describe(error))
+            _end(client)
 
     def _connected(self) -> pulsar.Client:
         with self._lock:
@@ -132,6 +130,8 @@ class Link:
                 raise BusClosed("the bus is closed")
             if self._client is None:
                 self._client = self._open()
+                # The client's threads must be gone before the interpreter is; this runs at exit at the latest.
+                weakref.finalize(self, _end, self._client)
             return self._client
 
     def _open(self) -> pulsar.Client:
@@ -170,6 +170,13 @@ def describe(error: BaseException) -> str:
     """A client's error on one line: ``Pulsar error: TimeOut`` becomes ``TimeOut``."""
     text = str(error).removeprefix("Pulsar error: ").strip()
     return text if text and text != type(error).__name__ else type(error).__name__
+
+
+def _end(client: pulsar.Client) -> None:
+    try:
+        client.close()
+    except PulsarException as error:
+        _LOG.debug("closing a connection: %s", describe(error))
 
 
 def _client_log() -> logging.Logger:
