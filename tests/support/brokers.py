@@ -73,12 +73,13 @@ def pulsar_bus(topics: Mapping[str, Topic] = TOPICS, namespace: str | None = Non
 class Gate:
     """A way to a broker that nobody can take until it is opened: before, its port refuses connections."""
 
-    def __init__(self, url: str) -> None:
-        host, _, port = url.removeprefix("pulsar://").partition(":")
+    def __init__(self, url: str, address: str = "127.0.0.1") -> None:
+        scheme, _, place = url.partition("://")
+        host, _, port = place.partition(":")
         self._target = (host, int(port))
         self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self.url = f"pulsar://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._listener.bind((address, 0))
+        self.url = f"{scheme}://{address}:{self._listener.getsockname()[1]}"
         self._opened = False
 
     def open(self) -> None:

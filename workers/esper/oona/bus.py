@@ -189,9 +189,9 @@ class Bus(Protocol):
     ) -> str:
         """Hand ``data`` to every subscription of ``topic`` without waiting; returns the message id.
 
-        What was published before the first subscription of a topic exists is kept for it, unless its kind may be
-        dropped. Raises ``BusFull`` (then no subscription got it), ``UnknownTopic``, ``BusClosed``, and ``BusError``
-        for a payload above ``MAX_MESSAGE_BYTES``.
+        Work and reports published before the first subscription of a topic exists are kept for it.
+        Raises ``BusFull`` (then no subscription got it), ``UnknownTopic``, ``BusClosed``; ``BusError`` for a payload
+        above ``MAX_MESSAGE_BYTES`` or, on a compacted topic, without a key.
         """
 
     def flush(self, timeout: float) -> int:

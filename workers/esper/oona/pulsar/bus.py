@@ -280,7 +280,7 @@ class PulsarBus:
 
     def _beginning(self, topic: Topic) -> pulsar.InitialPosition:
         """Where a subscription starts that is not there yet; the broker ignores it for one that is."""
-        if topic.may_drop or self.settings.admin_url is None:
+        if topic.may_drop or topic.needs_freshness or self.settings.admin_url is None:
             return pulsar.InitialPosition.Latest
         with Admin(self.settings) as admin:
             others = admin.get(admin.topic(topic.name, "subscriptions"), default=[])

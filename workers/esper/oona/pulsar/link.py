@@ -17,6 +17,7 @@ from pulsar.exceptions import (
     ConsumerBusy,
     IncompatibleSchema,
     PulsarException,
+    Timeout,
     TopicNotFound,
 )
 from pulsar.schema import ProtobufNativeSchema
@@ -105,6 +106,10 @@ class Link:
                 return action(self._connected())
             except _ANSWERS:
                 raise
+            except Timeout as error:
+                # The client tries again when the broker ends the connection, as it does with a token it does not know.
+                seconds = self.settings.operation_timeout_seconds
+                raise _Away(f"no answer within {seconds:g} s; is it there, and does it know this token?") from error
             except PulsarException as error:
                 raise _Away(describe(error)) from error
 
