@@ -148,6 +148,14 @@ def open_(
     return replace(opened, redelivery=True) if redelivery else opened
 
 
+def claims(data: bytes) -> Opened:
+    """What an envelope says of itself, unverified: for showing it to a person, never for acting on it.
+
+    Raises MalformedEnvelope.
+    """
+    return _parse(data)[0]
+
+
 def _topic(name: str, type: str, producer: str) -> Topic:
     topic = TOPICS.get(name)
     if topic is None:

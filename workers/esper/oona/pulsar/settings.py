@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+import yaml
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
@@ -148,16 +149,18 @@ def load_settings(file: Path | None = None, **given: Any) -> PulsarSettings:
         raise BadInput(
             "\n".join(["settings of the broker:", *map(_problem, error.errors(include_input=False))])
         ) from None
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"settings file {file}: is not a YAML mapping ({type(error).__name__})") from error
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        # The text of the error would quote the file, which may hold a token.
+        raise BadInput(f"settings file {file}: is not a YAML mapping ({type(error).__name__})") from None
     return settings
 
 
 def _problem(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "settings"
+    where = ".".join(str(part) for part in error["loc"])
     name = where.lower().removeprefix(PREFIX.lower()).removeprefix("pulsar_")
     hint = f" (set {PREFIX}{name.upper()})" if error["type"] == "missing" else ""
-    return f"  {name}: {error['msg']}{hint}"
+    said = error["msg"].removeprefix("Value error, ")
+    return f"  {name}: {said}{hint}" if name else f"  {said}"
 
 
 def _url(value: str, schemes: tuple[str, ...]) -> str:
