@@ -206,7 +206,8 @@ class ControllerSpec(Model):
         le=1_000_000,
     )
     minimum_improvement: float = field(
-        "Germinate only where the loss should end the run at least this much lower for it.",
+        "Begin a trial only where it should lower the loss at the end of the run by at least this much more than it "
+        "costs.",
         0.005,
         unit="fraction of the loss",
         why="smaller advantages are lost in what the forecast does not know",
@@ -248,8 +249,9 @@ class ControllerSpec(Model):
     )
     placement: Annotated[Placement, Choice] = field(
         "How candidate slots are ranked.",
-        Placement.EARLIEST,
-        why="measured on MNIST-1D: 1.2 points over a random slot; a probe gave 0.9 and costs compute",
+        Placement.GRADIENT_NORM,
+        why="four steps a slot tell the slots that are worth something from those that are not, on signals and on "
+        "images; a probe costs more and ranked them wrongly early in a run",
     )
     fixed: list[FixedSeed] = field(
         "The plan of policy Fixed.", factory=list, why="no other policy reads it", max_length=128, schema=ATOMIC

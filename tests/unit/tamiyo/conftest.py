@@ -46,7 +46,7 @@ def kernel(
     blueprint: str = "conv",
     *,
     parameters: int = 400,
-    flops: int = 4000,
+    flops: int = 20_000,
     risk: float = 0.1,
     latency_ms: float | None = 1.0,
     memory_mb: float | None = 1.0,

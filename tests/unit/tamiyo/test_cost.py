@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 HOST_STEP = 3.0 * 20_000 * 100  # three passes, forward FLOPs per sample, samples
-KERNEL_STEP = 3.0 * 4000 * 100
+KERNEL_STEP = 3.0 * 20_000 * 100
 
 
 def bill(t: SimpleNamespace, view: Any = None, probed: int = 0, **parts: Any) -> Any:
@@ -21,7 +21,7 @@ def test_the_parts_of_the_bill(t: SimpleNamespace) -> None:
     cost = bill(t, probed=3, controller={"placement": "Probe", "probe_steps": 50})
     assert cost.kernel_step == KERNEL_STEP
     assert cost.step_ratio == pytest.approx(KERNEL_STEP / HOST_STEP)
-    assert cost.probe == 3 * 50 * HOST_STEP
+    assert cost.probe == 3 * 50 * (HOST_STEP + KERNEL_STEP)
     assert cost.isolation == 0.0  # objective None
     assert cost.twin == (2 + 1) * t.STEPS * HOST_STEP
     assert cost.judging == 20 * (2 * HOST_STEP + KERNEL_STEP)
@@ -86,4 +86,4 @@ def test_steps_of_an_epoch_come_from_the_steps_done_if_not_told(t: SimpleNamespa
 def test_samples_of_a_step_come_from_the_manifest_if_not_told(t: SimpleNamespace) -> None:
     view = t.view(budget={"samples_per_step": 0})
     parts = {"training": {"batch_size": 50, "gradient_accumulation": 4}}
-    assert bill(t, view, **parts).kernel_step == 3.0 * 4000 * 200
+    assert bill(t, view, **parts).kernel_step == 3.0 * 20_000 * 200

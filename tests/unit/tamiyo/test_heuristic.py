@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from esper.tamiyo import Order, TamiyoController
+from esper.tamiyo.evidence import HOPE
 
 HOST_STEP = 3.0 * 20_000 * 100
 
@@ -32,7 +34,10 @@ def test_grows_when_the_host_is_flat_and_compute_remains(t: SimpleNamespace) -> 
     orders, _ = decide(t, t.view(20, 200, budget=budget(t, 20, 200)))
     assert [order.slot for order in orders] == ["blocks.0"]
     numbers = orders[0].numbers
-    assert numbers["advantage"] == pytest.approx(numbers["kernel_gain"] - numbers["lost_steps_cost"])
+    assert numbers["advantage"] == pytest.approx(numbers["kernel_gain"] - numbers["trial_price"])
+    kept = numbers["chance_kept"]
+    paid = kept * numbers["price_if_kept"] + (1.0 - kept) * numbers["price_if_culled"]
+    assert numbers["trial_price"] == pytest.approx(paid)
     assert numbers["advantage"] >= 0.005
     assert numbers["cost_twin_flops"] > 0.0
 
@@ -111,32 +116,92 @@ def test_overfitting_is_not_answered_with_capacity(t: SimpleNamespace) -> None:
     assert decide(t, t.view(losses=rising, train_losses=rising))[0] != []
 
 
-def test_culled_seeds_make_it_more_reluctant(t: SimpleNamespace) -> None:
-    """Where no seed earns its place, fewer are tried than where each does."""
+def test_culls_make_it_give_up_long_before_every_slot_was_tried(t: SimpleNamespace) -> None:
+    """Though a long run could pay for many trials, and kernels and slots are left that were never judged."""
     names = [f"blocks.{i}" for i in range(40)]
-    losses = [0.5 * (epoch + 1.0) ** -0.02 for epoch in range(200)]
-    parts = {"training": {"epochs": 200}, "controller": {"minimum_improvement": 0.01}}
+    losses = t.falling(400, 0.3)
+    parts = {"training": {"epochs": 400}, "controller": {"minimum_improvement": 0.01}}
 
     def tried(promoted: bool) -> int:
         fates = {f"{name}/0": promoted for name in names}
-        sim = t.Sim(t.spec(**parts), names=names, losses=losses, verdicts=fates)
+        kernels = [t.kernel(i, f"b{i}", flops=40_000 + i) for i in range(1, 6)]
+        sim = t.Sim(t.spec(**parts), names=names, losses=losses, verdicts=fates, kernels=kernels)
         sim.run(TamiyoController(sim.spec))
         return len(sim.germinations())
 
-    assert 1 <= tried(False) < tried(True)
+    assert 1 <= tried(False) <= 6
 
 
 def test_a_verdict_corrects_what_is_hoped_of_the_next_kernel(t: SimpleNamespace) -> None:
     def hoped(promoted: bool) -> float:
-        sim = t.Sim(t.spec(), losses=t.falling(60, 0.1), verdicts={"blocks.0/0": promoted})
-        controller = TamiyoController(sim.spec)
+        kernels = [t.kernel(1, flops=40_000), t.kernel(2, "gate", flops=39_000)]
+        spec = t.spec(training={"epochs": 100})
+        sim = t.Sim(spec, kernels=kernels, losses=t.falling(100, 0.3), verdicts={"blocks.0/0": promoted})
+        controller = TamiyoController(spec)
         sim.run(controller, 20)
+        (_, first), *_ = sim.germinations()
+        assert first.numbers["hope"] == HOPE
         later = [
-            numbers for d in controller.log if d.epoch > 8 for numbers in (d.numbers, *(o.numbers for o in d.orders))
+            numbers["hope"] / numbers["place_factor"]
+            for d in controller.log
+            for numbers in (d.numbers, *(o.numbers for o in d.orders))
+            if d.epoch > 8 and "hope" in numbers
         ]
-        return max(numbers.get("leverage", 0.0) for numbers in later)
+        return float(max(later))
 
-    assert hoped(False) < 2.0 < hoped(True)
+    assert hoped(False) < 0.8 * HOPE
+    assert hoped(True) == pytest.approx(HOPE / 2, rel=0.2)  # as was hoped; of a second kernel half is expected
+
+
+def test_one_or_two_culls_end_the_trials(t: SimpleNamespace) -> None:
+    """No slot, no other blueprint and no embargo that has run out starts them again."""
+    kernels = [t.kernel(1, "conv"), t.kernel(2, "gate"), t.kernel(3, "mix")]
+    names = [f"blocks.{i}" for i in range(12)]
+    fates = {f"{name}/{n}": False for name in names for n in range(20)}
+    spec = t.spec(training={"epochs": 300}, controller={"embargo_epochs": 1, "patience_epochs": 1})
+    sim = t.Sim(spec, names=names, kernels=kernels, losses=t.falling(300, 0.2), verdicts=fates)
+    controller = TamiyoController(spec)
+    sim.run(controller)
+    assert 1 <= len(sim.germinations()) <= 3
+    told = [decision for decision in controller.log if "costs more than it should bring" in decision.reason]
+    assert told
+    assert told[0].numbers["advantage"] < 0.005
+
+
+def test_compute_that_no_budget_limits_has_a_price_too(t: SimpleNamespace) -> None:
+    """Without a limit on FLOPs a dear kernel takes no steps away; its trial is still no present."""
+    (order,) = decide(t, t.view(20, 200))[0]
+    assert order.numbers["steps_with"] == order.numbers["steps_without"]
+    assert order.numbers["price_if_kept"] > order.numbers["price_if_culled"] > 0.0
+
+
+def test_a_judge_who_sees_too_little_is_given_more_time(t: SimpleNamespace) -> None:
+    """With few examples the blending is made longer, where the budget pays for it; with many it is not."""
+
+    def longer(examples: float, worth: float = 400.0) -> float:
+        places = t.slots(statistics={"count": examples * 20, "variance": 1.0})
+        view = t.view(10, 800, losses=t.falling(10), slot_views=places, budget=budget(t, 10, worth))
+        orders, _ = decide(t, view, judge={"minimum_effect": 0.0})
+        return float(orders[0].numbers["longer_epochs"]) if orders else float("nan")
+
+    assert longer(10_000_000.0) == 0.0
+    assert longer(300.0) > longer(10_000.0)
+
+
+def test_a_longer_blending_is_kept_to(t: SimpleNamespace) -> None:
+    sim = t.Sim(t.spec(training={"epochs": 200}), losses=t.falling(200))
+    controller = TamiyoController(sim.spec)
+    places = {"slot_views": t.slots(["blocks.0"], statistics={"count": 60.0 * 20, "variance": 1.0})}
+    sim.names = ["blocks.0"]
+    view = sim.view
+    sim.view = lambda **fields: dataclasses.replace(view(**fields), slots=places["slot_views"])
+    sim.run(controller, 40)
+    (_, first), *_ = sim.germinations()
+    at = {order.target.name: epoch for epoch, order in sim.history if order.seed == "blocks.0/0"}
+    extra = first.numbers["longer_epochs"]
+    assert extra > 0.0
+    assert at["STABILIZATION"] - at["GRAFTING"] == 2 + extra
+    assert any("full blend" in reason for decision in controller.log for reason in decision.refused)
 
 
 @pytest.mark.parametrize("losses", [[float("nan")] * 20, [0.0] * 20, [-1.0] * 20, [float("inf")] * 20, []])

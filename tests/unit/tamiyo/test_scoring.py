@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from esper.tamiyo.evidence import LEVERAGE, Evidence
-from esper.tamiyo.payoff import Exponents
+from esper.tamiyo.evidence import HOPE, Evidence
 from esper.tamiyo.scoring import Lessons, rank
 
 
@@ -55,7 +53,7 @@ def test_a_tight_budget_prefers_the_cheap_kernel(t: SimpleNamespace) -> None:
     small = t.kernel(2, "small", flops=2000)
     assert order(t, large, small) == ["large", "small"]
     steps = {"flops_used": 0.0, "flops_limit": 400 * 3.0 * 20_000 * 100}
-    falling = Lessons(exponents=Exponents(0.4, 0.4))
+    falling = Lessons(exponent=0.4)
     assert order(t, large, small, budget=steps, lessons=falling) == ["small", "large"]
 
 
@@ -67,29 +65,11 @@ def test_parameters_alone_are_worth_nothing(t: SimpleNamespace) -> None:
 
 def test_a_blueprint_that_was_culled_before_ranks_lower(t: SimpleNamespace) -> None:
     evidence = Evidence()
-    evidence.verdict("a", promoted=False, effect=-0.01, loss=0.5, expected=0.1)
-    lessons = Lessons(evidence.leverage, Exponents(), evidence.fit())
+    evidence.verdict("blocks.0", "a", promoted=False, effect=-0.01, error=0.01, loss=0.5, expected=0.1)
+    lessons = Lessons(evidence)
     assert order(t, t.kernel(1, "a"), t.kernel(2, "b"), lessons=lessons) == ["b", "a"]
 
 
-def test_evidence_moves_the_leverage_both_ways() -> None:
-    good, bad = Evidence(), Evidence()
-    good.verdict("a", promoted=True, effect=0.2, loss=0.5, expected=0.1)
-    bad.verdict("a", promoted=False, effect=0.001, loss=0.5, expected=0.1)
-    assert bad.leverage < LEVERAGE < good.leverage
-    assert good.fit()["a"] == 1.0
-    assert bad.fit()["a"] == 0.5
-
-
-def test_what_was_expected_leaves_the_leverage_as_it_was() -> None:
-    evidence = Evidence()
-    expected = 0.1  # with a leverage of one
-    effect = 0.5 * -math.expm1(-LEVERAGE * expected)
-    evidence.verdict("a", promoted=True, effect=effect, loss=0.5, expected=expected)
-    assert evidence.leverage == pytest.approx(LEVERAGE)
-
-
-def test_a_promotion_without_a_measured_effect_teaches_nothing_about_size() -> None:
-    evidence = Evidence()
-    evidence.verdict("a", promoted=True, effect=None, loss=None, expected=0.1)
-    assert evidence.leverage == pytest.approx(LEVERAGE)
+def test_each_kernel_that_was_kept_leaves_less_to_hope_for() -> None:
+    hopes = [Lessons(kept=kept).of("blocks.0", "a").mean for kept in range(3)]
+    assert hopes == [HOPE, HOPE / 2, HOPE / 4]

@@ -29,7 +29,7 @@ def ring(signer: Signer) -> KeyRing:
 
 
 def test_every_order_of_a_run_says_the_same_when_opened(t: SimpleNamespace, signer: Signer, ring: KeyRing) -> None:
-    sim = t.Sim(t.spec(seeds={"max_active": 2}), verdicts={"blocks.1/0": False})
+    sim = t.Sim(t.spec(seeds={"max_active": 2}), verdicts={"blocks.0/0": False})
     sim.run(TamiyoController(sim.spec))
     sealer, guard = Sealer("digits", signer, clock=lambda: 1000.0), ReplayGuard()
     for number, (epoch, order) in enumerate(sim.history, 1):

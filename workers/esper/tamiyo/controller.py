@@ -16,7 +16,7 @@ from esper.tamiyo.heuristic import Heuristic
 from esper.tamiyo.memory import UNPROVEN, Ended, Life, Memory, latest
 from esper.tamiyo.offers import Kernels, Offers, Source
 from esper.tamiyo.openings import Terms, budget_refusal, find, room
-from esper.tamiyo.payoff import Exponents, settled
+from esper.tamiyo.payoff import Sight, exponent_of, settled
 from esper.tamiyo.policy import Always, Choice, Fixed, Never, Options, Policy, Proposal, Random
 from esper.tamiyo.reports import FieldReport
 from esper.tamiyo.scoring import Lessons, Scored
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from leyline.resources import TrainingRunSpec
 
 
-SCHEMA = 2
+SCHEMA = 3
 #: Most refusals kept with one decision.
 MAX_REFUSED = 16
 
@@ -96,7 +96,9 @@ class TamiyoController:
             self._settle(end, view)
         self._note_changes(view)
         conservative = self._conservative(view)
-        orders, refused = driving.drive(self.spec, view, conservative=conservative, fixed=self._memory.fixed)
+        orders, refused = driving.drive(
+            self.spec, view, conservative=conservative, fixed=self._memory.fixed, longer=self._memory.longer
+        )
         orders = [order for order in orders if self._refused.get(_key(order)) != view.epoch]
         for order in orders:
             self._memory.intend(order)
@@ -172,13 +174,14 @@ class TamiyoController:
         if blended is not None and judged is not None:
             steps = (judged - blended) * self.costs.steps_per_epoch(view) + self.costs.cooldown(view)
         # The verdict comes early: by the end of the run the kernel would bring more.
-        exponent = Exponents.of(fit(view.controller_losses)).worth
         self._evidence.verdict(
+            life.slot,
             life.blueprint,
             promoted=end.outcome is Stage.FOSSILIZED,
+            expected=settled(steps) * life.weight,
             effect=life.evidence.get("effect"),
+            error=life.evidence.get("standard_error"),
             loss=loss,
-            expected=exponent * settled(steps) * life.weight,
         )
 
     def _failed_germination(self, life: Life, epoch: int) -> None:
@@ -210,7 +213,12 @@ class TamiyoController:
             closed_slots=self._embargo.closed_slots(view.epoch),
             closed_kernels=self._embargo.closed_kernels(view.epoch),
             only_trainable=bool(open_lives) and self.spec.judge.mode != "Off",
-            lessons=Lessons(self._evidence.leverage, Exponents.of(trend), self._evidence.fit()),
+            lessons=Lessons(
+                self._evidence,
+                exponent_of(view.controller_losses),
+                Sight.of(self.spec.judge, view, self._evidence.resolution),
+                sum(seed.stage is Stage.FOSSILIZED for seed in view.seeds.values()),
+            ),
         )
         offer = Offers(view, self._source)
         ranked, against = find(self.spec, self.costs, view, offer, terms)
@@ -262,12 +270,14 @@ class TamiyoController:
             if orders and (alone or self._fixed(orders)):
                 against.append(f"{proposal.slot}: a kernel without parameters needs the twin for itself")
                 continue
+            longer = int(proposal.numbers.get("longer_epochs", 0))
             if over := budget_refusal(
-                self.costs, view, slot, record, parameters=parameters, flops=flops, probed=probed
+                self.costs, view, slot, record, parameters=parameters, flops=flops, probed=probed, longer=longer
             ):
                 against.append(f"{proposal.slot}: {record.blueprint}: {over}")
                 continue
-            cost = self.costs.germination(view, slot, record, probed=probed, reserved=flops)
+            cost = self.costs.germination(view, slot, record, probed=probed, reserved=flops, longer=longer)
+            worth = terms.lessons.exponent * terms.lessons.discount * proposal.numbers.get("place_factor", 1.0)
             check(Stage.DORMANT, Stage.GERMINATED, Actor.TAMIYO)
             order = Order(
                 OrderKind.GERMINATE,
@@ -288,7 +298,8 @@ class TamiyoController:
                     germinated=view.epoch,
                     parameters=record.parameters,
                     fixed=record.parameters == 0,
-                    weight=proposal.numbers.get("place_factor", 1.0) * math.log1p(cost.step_ratio),
+                    weight=worth * math.log1p(cost.step_ratio),
+                    longer=longer,
                     reserved_flops=cost.once,
                     pre_loss=latest(view.controller_losses),
                     pre_metric=latest(view.controller_metrics),

@@ -65,8 +65,10 @@ class GrowthCost:
 
     ``once`` is spent whether or not the seed is kept; ``trial`` is ``once`` plus what host and kernel together cost
     until the seed is fossilized: a budget that holds less can't afford the seed. ``total`` is ``once`` plus the
-    kernel's share of every step until the run ends. ``steps_without`` and ``steps_with`` are the optimizer
-    steps the run still makes without and with the seed: bound by the epochs, and by the FLOPs limit if there is one.
+    kernel's share of every step until the run ends. ``steps_without``, ``steps_with`` and ``steps_culled`` are the
+    optimizer steps the run still makes without the seed, with it, and if it is tried and culled: bound by the epochs,
+    and by the FLOPs limit if there is one; ``spent_…`` is the compute of each. ``steps_to_verdict`` are those that the
+    kernel is in the network before the judge compares, his cool-down included.
     """
 
     parameters: int
@@ -81,6 +83,11 @@ class GrowthCost:
     total: float
     steps_without: float
     steps_with: float
+    steps_culled: float
+    steps_to_verdict: float
+    spent_without: float
+    spent_with: float
+    spent_culled: float
 
     def numbers(self) -> dict[str, float]:
         """The figures that go with an order."""
@@ -93,6 +100,8 @@ class GrowthCost:
             "step_ratio": self.step_ratio,
             "steps_without": self.steps_without,
             "steps_with": self.steps_with,
+            "steps_culled": self.steps_culled,
+            "steps_to_verdict": self.steps_to_verdict,
         }
 
 
@@ -129,32 +138,44 @@ class CostModel:
         samples = view.budget.samples_per_step or self._samples
         return STEP_PER_FORWARD * float(record.flops) * samples * slot.calls
 
-    def probe(self, view: RunView, candidates: int) -> float:
-        """Training FLOPs of probing ``candidates`` kernels; a probe step is bounded by a full step of the host."""
-        return candidates * self._probe_steps * view.budget.step_flops
+    def probe(self, view: RunView, candidates: int, kernel: float) -> float:
+        """Training FLOPs of probing ``candidates`` kernels that add ``kernel`` FLOPs to a step each."""
+        return candidates * self._probe_steps * (view.budget.step_flops + kernel)
 
     def germination(
-        self, view: RunView, slot: SlotView, record: KernelRecord, *, probed: int = 0, reserved: float = 0.0
+        self,
+        view: RunView,
+        slot: SlotView,
+        record: KernelRecord,
+        *,
+        probed: int = 0,
+        reserved: float = 0.0,
+        longer: int = 0,
     ) -> GrowthCost:
         """The bill for growing ``record`` in ``slot`` now, after probing ``probed`` candidates.
 
-        ``reserved`` FLOPs are already promised to other seeds.
+        ``reserved`` FLOPs are already promised to other seeds. ``longer`` epochs are added to the blending before the
+        judge looks.
         """
         calendar, per_epoch, host = self.calendar, self.steps_per_epoch(view), view.budget.step_flops
         kernel = self.kernel_step(view, slot, record)
-        probe = self.probe(view, probed)
+        probe = self.probe(view, probed, kernel)
         isolation = calendar.isolation * per_epoch * (kernel + (host if self._shadow else 0.0))
-        twin = calendar.twin * per_epoch * host
+        judged = calendar.looks > 0
+        twin = (calendar.twin + longer * judged) * per_epoch * host
         looks = self._judge.replicates * calendar.looks
         judging = looks * self.cooldown(view) * (2.0 * host + kernel)
         once = probe + isolation + twin + judging
         alone = (LOADING_EPOCHS + calendar.isolation) * per_epoch
-        lead = calendar.until_fossilized * per_epoch
+        lead = (calendar.until_fossilized + longer) * per_epoch
+        blended = (calendar.until_verdict + longer) * per_epoch - alone
         by_epochs = max(0, view.epochs - view.epoch) * per_epoch
         free = self.available(view) - reserved
         steps_without = _affordable(by_epochs, free, host)
         # The kernel costs nothing extra before it is blended in, so the first steps are cheap and the rest dearer.
         steps_with = _affordable(by_epochs, free - once + alone * kernel, host + kernel)
+        steps_culled = _affordable(by_epochs, free - once - blended * kernel, host)
+        shared = max(0.0, steps_with - alone) * kernel
         return GrowthCost(
             parameters=int(record.parameters),
             kernel_step=kernel,
@@ -165,9 +186,14 @@ class CostModel:
             judging=judging,
             once=once,
             trial=once + lead * host + (lead - alone) * kernel,
-            total=once + max(0.0, steps_with - alone) * kernel,
+            total=once + shared,
             steps_without=steps_without,
             steps_with=steps_with,
+            steps_culled=steps_culled,
+            steps_to_verdict=blended + (self.cooldown(view) if judged else 0.0),
+            spent_without=steps_without * host,
+            spent_with=once + steps_with * host + shared,
+            spent_culled=once + steps_culled * host + blended * kernel,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from esper.tamiyo.views import IN_FLIGHT, Numbers, Order, OrderKind, RunView, SeedView
@@ -49,11 +49,18 @@ def twin_holder(spec: TrainingRunSpec, seeds: Iterable[SeedView], fixed: Collect
 
 
 def drive(
-    spec: TrainingRunSpec, view: RunView, *, conservative: bool, fixed: Collection[str] = ()
+    spec: TrainingRunSpec,
+    view: RunView,
+    *,
+    conservative: bool,
+    fixed: Collection[str] = (),
+    longer: Mapping[str, int] | None = None,
 ) -> tuple[list[Order], list[str]]:
     """Orders to the seeds in flight, and why some of them wait although they are ready.
 
-    In conservative mode seeds that have not touched the host are cancelled, and none begins to.
+    ``longer`` epochs a seed goes on training at full blend, decided when it germinated, so that the judge, who looks
+    once, can see what it brings. In conservative mode seeds that have not touched the host are cancelled, and none
+    begins to.
     """
     flying = [seed for seed in view.seeds.values() if seed.stage in IN_FLIGHT]
     holder = twin_holder(spec, flying, fixed)
@@ -71,6 +78,10 @@ def drive(
             orders.append(order_for(seed, OrderKind.ADVANCE, Stage.GRAFTING, "isolation is done"))
             holder = seed if spec.judge.mode != "Off" else None
         elif seed.stage is Stage.GRAFTING and seed.ready:
+            until = seed.entered_epoch + spec.seeds.grafting_epochs + (longer or {}).get(seed.id, 0)
+            if view.epoch < until:
+                waiting.append(f"{seed.id} trains at full blend until epoch {until}: the judge could not see less")
+                continue
             orders.append(order_for(seed, OrderKind.ADVANCE, Stage.STABILIZATION, "the blend is complete"))
         elif seed.stage is Stage.STABILIZATION and seed.ready:
             orders.append(order_for(seed, OrderKind.ADVANCE, Stage.EVALUATING, "the host has settled"))

@@ -18,8 +18,8 @@ UNPROVEN = frozenset({Stage.GERMINATED, Stage.LOADING})
 @dataclass(slots=True)
 class Life:
     """One seed's story so far. Epochs count finished epochs; ``reserved_flops`` is what its trial was granted,
-    ``weight`` the logarithm of how much dearer a step became, times what was expected of the place, ``fixed`` that it
-    has no parameters."""
+    ``weight`` the log loss that κ = 1 would bring in the end, ``longer`` the epochs added to its blending, ``fixed``
+    that it has no parameters."""
 
     slot: str
     blueprint: str
@@ -28,6 +28,7 @@ class Life:
     germinated: int = 0
     parameters: int = 0
     weight: float = 0.0
+    longer: int = 0
     reserved_flops: float = 0.0
     fixed: bool = False
     pre_loss: float | None = None
@@ -71,6 +72,11 @@ class Memory:
     def fixed(self) -> frozenset[str]:
         """Seeds whose kernel has no parameters; the view only shows that once the kernel is loaded."""
         return frozenset(seed for seed, life in self.lives.items() if life.fixed)
+
+    @property
+    def longer(self) -> dict[str, int]:
+        """Seeds that are blended longer than the manifest says, and by how many epochs."""
+        return {seed: life.longer for seed, life in self.lives.items() if life.longer > 0}
 
     def forget(self, slot: str) -> Life | None:
         """Drop an order to germinate that was not carried out."""

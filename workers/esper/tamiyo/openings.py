@@ -56,6 +56,7 @@ def budget_refusal(
     parameters: int,
     flops: float,
     probed: int = 0,
+    longer: int = 0,
 ) -> str:
     """Which limit the kernel would break on top of what is promised already; empty if none."""
     budget = view.budget
@@ -63,7 +64,7 @@ def budget_refusal(
     if budget.parameters_limit is not None and wanted > budget.parameters_limit:
         return f"{wanted} parameters would exceed budget.parameters {budget.parameters_limit}"
     if budget.flops_limit is not None:
-        cost = costs.germination(view, slot, record, probed=probed, reserved=flops)
+        cost = costs.germination(view, slot, record, probed=probed, reserved=flops, longer=longer)
         if cost.trial > costs.available(view) - flops:
             return "what remains of budget.trainingFlops does not cover its trial"
     return ""
@@ -99,7 +100,8 @@ def find(
 ) -> tuple[dict[str, Sequence[Scored]], list[str]]:
     """Open slots with their admissible kernels, best first, and what stands against the rest, counted by reason.
 
-    One pass over seeds and slots; kernels are looked at once for each distinct offer, however many slots share it.
+    One pass over seeds and slots; kernels are looked at once for each distinct offer, however many slots share it,
+    and again for a slot that has had a verdict.
     """
     flying: set[str] = set()
     kept: Counter[str] = Counter()
@@ -110,7 +112,8 @@ def find(
             kept[seed.slot] += 1
     against: Counter[str] = Counter()
     ranked: dict[str, Sequence[Scored]] = {}
-    known: dict[tuple[tuple[str, ...], int], tuple[Sequence[Scored], list[str]]] = {}
+    known: dict[tuple[tuple[str, ...], int, str], tuple[Sequence[Scored], list[str]]] = {}
+    judged = terms.lessons.evidence.slots
     for slot_id, slot in view.slots.items():
         if slot_id in flying:
             against["slot has a seed in flight"] += 1
@@ -120,7 +123,8 @@ def find(
             against[f"slot is under embargo until epoch {terms.closed_slots[slot_id]}"] += 1
         else:
             records = offer(slot)
-            key = (tuple([record.artifact_id for record in records]), slot.calls)
+            own = slot_id if slot_id in judged else ""
+            key = (tuple([record.artifact_id for record in records]), slot.calls, own)
             if key not in known:
                 known[key] = _ranking(spec, costs, view, slot, records, terms)
             best, refused = known[key]

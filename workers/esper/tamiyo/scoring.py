@@ -1,8 +1,8 @@
 """Which kernel for a slot: what it may bring against what it takes, in units of log loss.
 
-The main terms are those of ``payoff``: what the larger network brings, and what the steps cost that the budget no
-longer holds. Compute has a small price even where no limit binds. Measured latency, memory and ratio are compared with
-the other kernels on offer, so that among equals the one that runs best wins, and of two that run alike the less risky.
+The main terms are those of ``payoff``: what the larger network should bring, and what a trial of it costs. Measured
+latency, memory and ratio are compared with the other kernels on offer, so that among equals the one that runs best
+wins, and of two that run alike the less risky.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING
 
-from esper.tamiyo.evidence import LEVERAGE
-from esper.tamiyo.payoff import Exponents, weigh
+from esper.tamiyo.evidence import Belief, Evidence
+from esper.tamiyo.payoff import EXAMPLE_SPREAD, EXAMPLES, LEAST_EXPONENT, Sight, weigh
 
 if TYPE_CHECKING:
     from esper.tamiyo.cost import CostModel
     from esper.tamiyo.views import RunView, SlotView
     from esper.urza.library import KernelRecord
 
-COMPUTE_PRICE = 0.05
 LATENCY_WEIGHT = 0.01
 RATIO_WEIGHT = 0.01
 MEMORY_WEIGHT = 0.005
 RISK_WEIGHT = 0.02
+#: What the next kernel is worth of one in a network that has not grown, for each that was kept: measured verdicts on a
+#: second kernel were a third of those on the first.
+NEXT_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +41,22 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Lessons:
-    """What this run has taught: κ, the exponents as the trend is now, and a factor for each judged blueprint."""
+    """What this run has taught: its verdicts, the exponent as the trend is now, how fine the judge sees, and how many
+    kernels were kept."""
 
-    leverage: float = LEVERAGE
-    exponents: Exponents = field(default_factory=Exponents)
-    fit: Mapping[str, float] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+    exponent: float = LEAST_EXPONENT
+    sight: Sight = field(default_factory=lambda: Sight(EXAMPLE_SPREAD / math.sqrt(EXAMPLES), None))
+    kept: int = 0
 
-    def of(self, blueprint: str) -> float:
-        """The κ to expect of a blueprint."""
-        return self.leverage * self.fit.get(blueprint, 1.0)
+    def of(self, slot: str, blueprint: str) -> Belief:
+        """What to believe of κ for a blueprint in a slot."""
+        return self.evidence.belief(slot, blueprint).scaled(self.discount)
+
+    @property
+    def discount(self) -> float:
+        """What a kernel is worth now of what it would be worth had none been kept."""
+        return NEXT_SHARE**self.kept
 
 
 def _doublings(value: float | None, typical: float) -> float:
@@ -76,11 +85,10 @@ def rank(
     scored = []
     for record in records:
         cost = costs.germination(view, slot, record, reserved=reserved)
-        payoff = weigh(view, costs, cost, lessons.exponents, lessons.of(record.blueprint))
+        payoff = weigh(view, costs, cost, lessons.exponent, lessons.of(slot.id, record.blueprint), lessons.sight)
         terms = {
             "gain": payoff.gain,
-            "lost": -payoff.lost,
-            "compute": -COMPUTE_PRICE * math.log1p(cost.step_ratio),
+            "price": -payoff.price,
             "latency": -LATENCY_WEIGHT * _doublings(record.latency_ms, latency),
             "ratio": -RATIO_WEIGHT * _doublings(record.ratio, 1.0),
             "memory": -MEMORY_WEIGHT * _doublings(record.memory_mb, memory),

@@ -46,8 +46,8 @@ class Trend:
 
     @property
     def exponent(self) -> float:
-        """How fast time may lower the loss: the relative fall per unit of log time, never negative."""
-        fall = max(0.0, -self.steepest)
+        """How fast time lowers the loss: the relative fall per unit of log time, never negative."""
+        fall = max(0.0, -self.slope)
         if self.linear:
             return fall / abs(self.level) if self.level else 0.0
         return fall
