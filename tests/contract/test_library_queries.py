@@ -67,7 +67,7 @@ def shop(
 ) -> Iterator[tuple[Library, dict[str, str]]]:
     """A stocked library for tests that only ask."""
     tmp = tmp_path_factory.mktemp("shop")
-    with ADAPTERS[request.param]() as opener:
+    with ADAPTERS[request.param](own=True) as opener:
         opened = opener(tmp)
         yield opened, stock_up(opened, tmp)
         opened.close()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import hashlib
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 import real_postgres
 import real_s3
-from esper.urza import Library, S3Blobs, S3Settings, SqlLibrary, State
+import services
+from esper.urza import Library, RemoteLibrary, S3Blobs, S3Settings, SqlLibrary, State
 from esper.urza.database import Database
+from esper.urza.models import Base
 from esper.urza.schema import HEAD, MIGRATIONS, upgrade
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node
@@ -22,16 +29,57 @@ Opener = Callable[[Path], Library]
 
 
 @contextlib.contextmanager
-def on_sqlite() -> Iterator[Opener]:
+def on_sqlite(own: bool = False) -> Iterator[Opener]:
     """A SQLite file and a directory."""
     yield lambda tmp: SqlLibrary.open(tmp / "library")
 
 
 @contextlib.contextmanager
-def on_servers() -> Iterator[Opener]:
-    """A database and a bucket of their own."""
-    with urza_database() as url, real_s3.bucket() as bucket:
-        yield lambda tmp: SqlLibrary(url, S3Blobs(settings_of(bucket)))
+def on_servers(own: bool = False) -> Iterator[Opener]:
+    """PostgreSQL and S3."""
+    with places(own) as (url, settings):
+        yield lambda tmp: SqlLibrary(url, S3Blobs(settings))
+
+
+@contextlib.contextmanager
+def through_the_service(own: bool = False) -> Iterator[Opener]:
+    """A client, a service on loopback, and PostgreSQL and S3 behind it."""
+    with places(own) as (url, settings):
+        library = SqlLibrary(url, S3Blobs(settings))
+        with services.running(library) as address:
+            yield lambda tmp: RemoteLibrary(address, services.token())
+        library.close()
+
+
+@contextlib.contextmanager
+def places(own: bool = False) -> Iterator[tuple[str, S3Settings]]:
+    """An empty database and an empty place in a bucket; with ``own`` nobody else's, which takes longer."""
+    if own:
+        with urza_database() as url, real_s3.bucket() as bucket:
+            yield url, settings_of(bucket)
+        return
+    url, bucket = _process_places()
+    _empty(url)
+    yield url, settings_of(bucket, prefix=f"{secrets.token_hex(4)}/")
+
+
+@functools.cache
+def _process_places() -> tuple[str, real_s3.Bucket]:
+    """One database and one bucket for the tests of this process, one after the other."""
+    stack = contextlib.ExitStack()
+    url, bucket = stack.enter_context(urza_database()), stack.enter_context(real_s3.bucket())
+    atexit.register(stack.close)
+    return url, bucket
+
+
+def _empty(url: str) -> None:
+    names = [table.name for table in Base.metadata.sorted_tables]
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=False) as connection:
+        for name in names:
+            connection.execute(f'ALTER TABLE "{name}" DISABLE TRIGGER USER')
+        connection.execute(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
+        for name in names:
+            connection.execute(f'ALTER TABLE "{name}" ENABLE TRIGGER USER')
 
 
 @contextlib.contextmanager
@@ -50,15 +98,16 @@ def prepare(url: str) -> None:
     database.close()
 
 
-def settings_of(bucket: real_s3.Bucket, **more: Any) -> S3Settings:
+def settings_of(bucket: real_s3.Bucket, prefix: str = "urza/", **more: Any) -> S3Settings:
     return S3Settings(
-        bucket.name, "urza/", bucket.endpoint, bucket.region, bucket.access_key, bucket.secret_key, **more
+        bucket.name, prefix, bucket.endpoint, bucket.region, bucket.access_key, bucket.secret_key, **more
     )  # fmt: skip
 
 
-ADAPTERS: dict[str, Callable[[], contextlib.AbstractContextManager[Opener]]] = {
+ADAPTERS: dict[str, Callable[..., contextlib.AbstractContextManager[Opener]]] = {
     "sqlite+directory": on_sqlite,
     "postgresql+s3": on_servers,
+    "service+postgresql+s3": through_the_service,
 }
 
 VECTOR = Interface(Layout.VECTOR, 16)

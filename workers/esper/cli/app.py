@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from esper.cli.guard import guarded
+from esper.cli.oona import oona
+from esper.cli.urza import urza
 
 app = typer.Typer(
     name="esper",
@@ -296,6 +298,12 @@ def schema(
     from esper.cli.schema import schema_of
 
     typer.echo(schema_of(of.value))
+
+
+app.add_typer(urza, name="urza")
+
+
+app.add_typer(oona, name="oona")
 
 
 def main() -> None:

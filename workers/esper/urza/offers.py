@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 from sqlalchemy.orm import aliased
@@ -31,10 +31,10 @@ class Offer:
 
 def one(connection: Connection, artifact_id: str) -> KernelRecord:
     """See ``Library.record``."""
-    found = _read(connection, [ArtifactRow.artifact_id == artifact_id])
+    found = _records(_read(connection, [ArtifactRow.artifact_id == artifact_id]))
     if not found:
         raise UnknownArtifact(f"artifact {artifact_id}: not in the library; ask for it to be built first")
-    return found[0][0]
+    return found[0]
 
 
 def in_states(
@@ -45,25 +45,25 @@ def in_states(
     conditions: list[ColumnElement[bool]] = [ArtifactRow.state.in_(wanted)] if wanted else []
     if after:
         conditions.append(ArtifactRow.artifact_id > after)
-    found = _read(connection, conditions, limit=limit)
-    return [record for record, _ in sorted(found, key=lambda pair: pair[0].artifact_id)]
+    asked = statement(conditions)
+    if limit is not None:
+        asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
+    return _records(sorted(_rows(connection, asked), key=lambda row: row.artifact_id))
 
 
 def matching(connection: Connection, query: KernelQuery) -> list[KernelRecord]:
     """See ``Library.query``."""
-    return [record for record, _ in _matching(connection, query, _whole)]
+    return _records(_matching(connection, query))
 
 
 def offered(connection: Connection, query: KernelQuery) -> list[Offer]:
     """The same with the reports as they are stored, for those who only pass them on."""
-    return [Offer(record, report) for record, report in _matching(connection, query, _nothing)]
+    return [Offer(_record(row, {}), row.report) for row in _matching(connection, query)]
 
 
-def _matching(
-    connection: Connection, query: KernelQuery, parse: Callable[[str | None], Mapping[str, Any]]
-) -> list[tuple[KernelRecord, str | None]]:
-    found = _read(connection, _conditions(query), query.blueprints, parse)
-    found.sort(key=lambda pair: (pair[0].blueprint, _ORDER[pair[0].strategy], pair[0].artifact_id))
+def _matching(connection: Connection, query: KernelQuery) -> list[_Row]:
+    found = _read(connection, _conditions(query), query.blueprints)
+    found.sort(key=lambda row: (row.blueprint, _ORDER[row.strategy], row.artifact_id))
     return found[: query.limit]
 
 
@@ -130,37 +130,56 @@ def statement(conditions: Sequence[ColumnElement[bool]], names: Iterable[str] | 
     )
 
 
-def _whole(body: str | None) -> Mapping[str, Any]:
-    return json.loads(body) if body is not None else {}
+class _Row(NamedTuple):
+    """An artifact as it is read, in the order of ``statement``'s columns."""
 
-
-def _nothing(body: str | None) -> Mapping[str, Any]:
-    return {}
+    artifact_id: str
+    strategy: str
+    state: str
+    ratio: float | None
+    latency_ms: float | None
+    memory_mb: float | None
+    risk: float
+    flops: int
+    parameters: int
+    hardware: str
+    toolchain: str
+    cause: str
+    digest: str
+    approved: bool
+    blueprint: str
+    tags: str | None
+    report: str | None
 
 
 def _read(
-    connection: Connection,
-    conditions: Sequence[ColumnElement[bool]],
-    names: Sequence[str] | None = None,
-    parse: Callable[[str | None], Mapping[str, Any]] = _whole,
-    limit: int | None = None,
-) -> list[tuple[KernelRecord, str | None]]:
-    asked = statement(conditions, names)
-    if limit is not None:
-        asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
-    # A design asked for by its digest is called by it, unless a name it was asked for by comes before.
-    digests = frozenset(names or ())
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], names: Sequence[str] | None = None
+) -> list[_Row]:
+    return _rows(connection, statement(conditions, names), frozenset(names or ()))
+
+
+def _rows(connection: Connection, asked: Select[Any], digests: frozenset[str] = frozenset()) -> list[_Row]:
     found = []
-    for (
-        artifact_id, strategy, state, ratio, latency_ms, memory_mb, risk, flops, parameters, hardware, toolchain, cause,
-        digest, approved, name, tags, body,
-    ) in connection.execute(asked).all():  # fmt: skip
-        if name is None or (digest in digests and digest < name):
-            name = digest
-        record = KernelRecord(
-            artifact_id, name, strategy, _STATES[state], ratio, latency_ms, memory_mb,
-            tuple(sorted(tags.split(" "))) if tags else (), risk, flops, parameters, parse(body), hardware, toolchain,
-            cause, bool(approved), digest,
-        )  # fmt: skip
-        found.append((record, body))
+    for row in map(_Row._make, connection.execute(asked).all()):
+        # A design asked for by its digest is called by it, unless a name it was asked for by comes before.
+        nameless = row.blueprint is None or (row.digest in digests and row.digest < row.blueprint)
+        found.append(row._replace(blueprint=row.digest) if nameless else row)
     return found
+
+
+def _records(rows: Sequence[_Row]) -> list[KernelRecord]:
+    # In one text: that takes half the time of reading them one by one.
+    reports = json.loads(f"[{','.join(row.report or '{}' for row in rows)}]")
+    return list(map(_record, rows, reports))
+
+
+def _record(row: _Row, report: Mapping[str, Any]) -> KernelRecord:
+    (
+        artifact_id, strategy, state, ratio, latency_ms, memory_mb, risk, flops, parameters, hardware, toolchain, cause,
+        digest, approved, blueprint, tags, _,
+    ) = row  # fmt: skip
+    return KernelRecord(
+        artifact_id, blueprint, strategy, _STATES[state], ratio, latency_ms, memory_mb,
+        tuple(sorted(tags.split(" "))) if tags else (), risk, flops, parameters, report, hardware, toolchain, cause,
+        bool(approved), digest,
+    )  # fmt: skip

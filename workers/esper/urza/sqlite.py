@@ -14,6 +14,8 @@ from esper.urza.errors import LibraryBusy, LibraryError, LibraryFull, LibraryUna
 
 _WRITES = "esper_writes"
 _RETRY_SECONDS = 0.02
+CACHE_KIB = 16 * 1024
+"""Pages kept by a connection; the artifacts of one interface lie all over a large library."""
 
 
 class Sqlite:
@@ -68,6 +70,7 @@ class Sqlite:
         self._to_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
 
     def _to_wal(self, connection: sqlite3.Connection) -> None:
         """Switch to write-ahead mode; SQLite does not wait for other openers here, so this does."""

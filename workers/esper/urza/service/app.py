@@ -1,0 +1,106 @@
+"""The service put together: paths, errors in one form, probes of its own health."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from anyio import to_thread
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from esper.errors import LibraryError
+from esper.urza.blobs import BlobStore
+from esper.urza.s3 import S3Blobs
+from esper.urza.service import problems, routes
+from esper.urza.service.files import Files
+from esper.urza.service.gate import Gate
+from esper.urza.service.metrics import Metrics
+from esper.urza.service.settings import ServiceSettings
+from esper.urza.service.tokens import Tokens
+from esper.urza.sql import SqlLibrary
+
+_NOWHERE = "0" * 64
+
+
+def create_app(
+    library: SqlLibrary, tokens: Tokens, settings: ServiceSettings, signing: S3Blobs | None = None
+) -> ASGIApp:
+    """The service as an ASGI application; whoever calls this closes the library afterwards."""
+    metrics = Metrics()
+    files = Files(
+        library.blobs, signing, url_seconds=settings.url_seconds, inline_bytes=settings.inline_bytes,
+        cache_bytes=settings.cache_bytes,
+    )  # fmt: skip
+    app = FastAPI(
+        title="Urza", version="1", summary="The kernel library of Esper.", lifespan=_lifespan(settings.threads),
+        docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    app.include_router(routes.router(library, files))
+    _health(app, library, tokens, metrics)
+    _errors(app)
+    return Gate(
+        app, tokens, metrics, per_minute=settings.requests_per_minute, json_bytes=settings.max_json_bytes,
+        blob_bytes=settings.max_blob_bytes,
+    )  # fmt: skip
+
+
+def check_blobs(blobs: BlobStore) -> None:
+    """Make sure a blob store answers; raises ``LibraryUnavailable``."""
+    blobs.info(_NOWHERE)
+
+
+def _lifespan(threads: int) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = threads
+        yield
+
+    return running
+
+
+def _health(app: FastAPI, library: SqlLibrary, tokens: Tokens, metrics: Metrics) -> None:
+    @app.get("/healthz", summary="The process runs")
+    async def healthz() -> Response:
+        return routes.answer({"status": "ok"})
+
+    @app.get("/readyz", summary="What it needs is there", responses={503: {"description": "something is away"}})
+    def readyz() -> Response:
+        found = {}
+        checks = {"database": library.check, "blobs": lambda: check_blobs(library.blobs), "keys": tokens.keys.check}
+        for name, check in checks.items():
+            try:
+                check()
+                found[name] = "ok"
+            except LibraryError as error:
+                # Kinds only: this page needs no token.
+                found[name] = type(error).__name__
+        return routes.answer(found, 200 if set(found.values()) == {"ok"} else 503)
+
+    @app.get("/metrics", summary="For Prometheus")
+    def metered() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+def _errors(app: FastAPI) -> None:
+    def problem(request: Request, status: int, code: str, message: str) -> Response:
+        data = problems.body(code, message, request.state.trace_id)
+        return Response(data, status, dict(problems.headers_of(status)), "application/json")
+
+    @app.exception_handler(LibraryError)
+    async def library_error(request: Request, error: LibraryError) -> Response:
+        if isinstance(error, routes.NotUploaded):
+            return problem(request, 409, "BlobMissing", str(error))
+        return problem(request, problems.status_of(error), type(error).__name__, str(error))
+
+    @app.exception_handler(HTTPException)
+    async def framework_error(request: Request, error: HTTPException) -> Response:
+        return problem(request, error.status_code, problems.code_of(error.status_code), str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> Response:
+        # Where and what, never the value: it may be long, or nobody's business.
+        said = [f"{'.'.join(str(part) for part in item['loc'])[:200]}: {item['msg']}" for item in error.errors()[:5]]
+        return problem(request, 422, "InvalidEntry", "; ".join(said))
