@@ -8,5 +8,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 
-if str(ROOT / "tests" / "support") not in sys.path:
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
+for folder in (str(ROOT / "tests" / name) for name in ("support", "infra")):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

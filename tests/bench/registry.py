@@ -26,6 +26,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "decision": Benchmark("deciding", "one decision with ten thousand seeds", 60, 15),
         "telemetry": Benchmark("telemetry", "cost of recording an epoch", 10, 6),
         "envelope": Benchmark("envelope", "cost of a signed envelope", 8, 5),
+        "bus": Benchmark("bus", "messages through a broker, beside the bare client", 180, 60),
         "library": Benchmark("library", "query of the kernel library", 40, 15),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
         "twin-error": Benchmark("twin_error", "how often the judge errs", 420, 60),

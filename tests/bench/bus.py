@@ -1,0 +1,256 @@
+"""Publish and consume through a broker, sealed and verified, beside the bare client in the same run.
+
+A producer and a consumer, each a process of its own, on one topic with one subscription; every message is stored by the
+broker and acknowledged on its own. The bare client carries the same bytes with the same options, without envelope,
+outbox, verification or bookkeeping. The two take turns, block by block, and a ratio is that of neighbouring blocks.
+
+*Paced*: as many messages a second as a busy installation publishes; what counts is whether all of them get through and
+how late. *Flat out*: as fast as the producer is let, which shows the cost of signing and of verifying on one core each.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pulsar
+from tests.bench.analysis import Estimate, median, paired_ratio
+from tests.bench.report import ABOVE, Report, bounded, reported
+
+import parts
+from esper.oona import BusFull, Inbox
+from esper.oona.pulsar import PulsarBus, PulsarSettings, load_settings, provision
+from esper.oona.pulsar.admin import Admin
+from leyline.envelope import seal
+from leyline.keys import KeyRing, Signer
+from leyline.messages import FieldReport, encode, type_of
+from leyline.topics import FIELD_REPORTS
+from real_pulsar import Broker
+
+PAYLOAD = 512
+RATE = 500
+"""Messages a second when paced: a hundred runs with five messages a second each."""
+GOAL = 0.9
+SUBSCRIPTION = "urza"
+_SECRET = bytes(range(32))
+BARE, SEALED = "bare client", "sealed and verified"
+
+
+@dataclass(frozen=True)
+class Block:
+    """What one block of messages took. Times are in seconds."""
+
+    messages: int
+    seconds: float
+    late: list[float]
+
+    @property
+    def rate(self) -> float:
+        """Messages a second, from the first publish to the last acknowledgement."""
+        return self.messages / self.seconds
+
+
+class Side:
+    """A producer and a consumer of one kind."""
+
+    def __init__(self, produce: Callable[..., None], consume: Callable[..., None], settings: PulsarSettings) -> None:
+        context = multiprocessing.get_context("spawn")
+        given = {**settings.model_dump(), "token": settings.current_token()}
+        self._ends: list[Connection] = []
+        self._processes = []
+        for work in (produce, consume):
+            mine, other = context.Pipe()
+            process = context.Process(target=work, args=(given, other), daemon=True)
+            process.start()
+            self._ends.append(mine)
+            self._processes.append(process)
+        for end in self._ends:
+            if end.recv() != "ready":
+                raise RuntimeError("a process of the benchmark did not start")
+
+    def block(self, messages: int, rate: float | None) -> Block:
+        """Send and take so many."""
+        producer, consumer = self._ends
+        consumer.send(messages)
+        producer.send((messages, rate))
+        began = producer.recv()
+        ended, late = consumer.recv()
+        return Block(messages, ended - began, late)
+
+    def close(self) -> None:
+        """End both."""
+        for end, process in zip(self._ends, self._processes, strict=True):
+            end.send(None)
+            process.join(20)
+
+
+def run(quick: bool = False) -> Report:
+    """Measure on a broker of its own."""
+    report = Report()
+    blocks, paced, burst = (4, 500, 1000) if quick else (12, 1500, 4000)
+    with parts.private("pulsar") as home, Broker(home) as broker:
+        settings = load_settings(
+            service_url=broker.address.service_url, admin_url=broker.address.admin_url, token=broker.address.token,
+            namespace="bench",
+        )  # fmt: skip
+        provision(settings)
+        bare = settings.model_copy(update={"namespace": "bare"})
+        _prepare_bare(bare)
+        with _sides(settings, bare) as sides:
+            # The broker compiles its code while it runs: the first blocks would measure that.
+            for side in sides.values():
+                side.block(burst, None)
+                side.block(paced, RATE)
+            for what, count, rate in (("paced", paced, RATE), ("flat out", burst, None)):
+                _compare(report, what, _alternate(sides, blocks, count, rate))
+    return report
+
+
+def _alternate(
+    sides: dict[str, Side], blocks: int, count: int, rate: float | None
+) -> dict[str, list[Block]]:  # fmt: skip
+    found: dict[str, list[Block]] = {name: [] for name in sides}
+    for number in range(blocks):
+        names = list(sides) if number % 2 == 0 else list(reversed(sides))
+        for name in names:
+            found[name].append(sides[name].block(count, rate))
+    return found
+
+
+def _compare(report: Report, what: str, found: dict[str, list[Block]]) -> None:
+    bare, sealed = found[BARE], found[SEALED]
+    ratio = paired_ratio([each.rate for each in sealed], [each.rate for each in bare])
+    note = f"{PAYLOAD} byte payload; the bare client carries {median([b.rate for b in bare]).value:.0f}/s"
+    promise = f"messages a second through a broker, sealed and verified, against the bare client, {what}"
+    report.rows.append(bounded(promise, f">= {GOAL}", ratio, "×", ABOVE, GOAL, note))
+    for name, blocks in found.items():
+        if what == "paced":
+            late = _p99(blocks)
+            report.rows.append(reported(f"99th percentile from publish to handled, {name}, {RATE}/s", late, "ms"))
+        else:
+            report.rows.append(reported(f"messages a second, {name}, {what}", median([b.rate for b in blocks]), "/s"))
+        report.details[f"{name}, {what}"] = [
+            {"rate": each.rate, "p50_ms": 1e3 * statistics.median(each.late), "p99_ms": _percentile(each.late)}
+            for each in blocks
+        ]
+
+
+def _p99(blocks: list[Block]) -> Estimate:
+    return median([_percentile(each.late) for each in blocks])
+
+
+def _percentile(late: list[float]) -> float:
+    return 1e3 * statistics.quantiles(late, n=100)[-1]
+
+
+@contextmanager
+def _sides(settings: PulsarSettings, bare: PulsarSettings) -> Iterator[dict[str, Side]]:
+    sides = {BARE: Side(_produce_bare, _consume_bare, bare), SEALED: Side(_produce, _consume, settings)}
+    try:
+        yield sides
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def _prepare_bare(settings: PulsarSettings) -> None:
+    with Admin(settings) as admin:
+        admin.put(admin.namespace, {})
+        admin.put(admin.topic("plain"))
+        admin.put(admin.topic("plain", "subscription", SUBSCRIPTION), {"ledgerId": -1, "entryId": -1})
+
+
+def _pace(messages: int, rate: float | None) -> Iterator[int]:
+    began = time.perf_counter()
+    for number in range(messages):
+        if rate is not None:
+            ahead = began + number / rate - time.perf_counter()
+            if ahead > 0:
+                time.sleep(ahead)
+        yield number
+
+
+def _payload() -> bytes:
+    return encode(FieldReport(run="bench", seed_id="seed", reason="x" * (PAYLOAD - 20)))
+
+
+def _signer() -> Signer:
+    return Signer.ed25519("bench", _SECRET)
+
+
+def _produce(given: dict[str, Any], end: Connection) -> None:
+    bus = PulsarBus(load_settings(**given))
+    signer, payload, kind = _signer(), _payload(), type_of(FieldReport())
+    sequence = 0
+    end.send("ready")
+    while (order := end.recv()) is not None:
+        end.send(time.time())
+        for _ in _pace(*order):
+            sequence += 1
+            data = seal(payload, kind, FIELD_REPORTS, "tamiyo", sequence, signer, time.time(), 600.0)
+            while True:
+                try:
+                    bus.publish(FIELD_REPORTS, data, key="blueprint")
+                    break
+                except BusFull:
+                    time.sleep(0.001)
+    bus.close()
+
+
+def _consume(given: dict[str, Any], end: Connection) -> None:
+    bus = PulsarBus(load_settings(**given))
+    ring = KeyRing()
+    ring.add(_signer(), producers=["tamiyo"], topics=[FIELD_REPORTS])
+    inbox = Inbox(bus.subscribe(FIELD_REPORTS, SUBSCRIPTION), ring)
+    end.send("ready")
+    while (messages := end.recv()) is not None:
+        late: list[float] = []
+        while len(late) < messages:
+            inbox.take(lambda _, opened, __, late=late: late.append(time.time() - opened.issued_at), 30.0)
+        end.send((time.time(), late))
+    if inbox.refused:
+        raise RuntimeError(f"messages were refused: {dict(inbox.refused)}")
+    bus.close()
+
+
+def _client(given: dict[str, Any]) -> tuple[pulsar.Client, str]:
+    settings = load_settings(**given)
+    token = pulsar.AuthenticationToken(settings.current_token() or "")
+    log = pulsar.ConsoleLogger(_pulsar.LoggerLevel.Error)
+    return pulsar.Client(settings.service_url, authentication=token, logger=log), settings.topic("plain")
+
+
+def _produce_bare(given: dict[str, Any], end: Connection) -> None:
+    client, topic = _client(given)
+    producer = client.create_producer(
+        topic, batching_enabled=False, send_timeout_millis=0, block_if_queue_full=True, max_pending_messages=1024
+    )
+    filling = bytes(PAYLOAD)
+    end.send("ready")
+    while (order := end.recv()) is not None:
+        end.send(time.time())
+        for _ in _pace(*order):
+            producer.send_async(struct.pack(">d", time.time()) + filling, lambda *_: None, partition_key="blueprint")
+    producer.flush()
+    client.close()
+
+
+def _consume_bare(given: dict[str, Any], end: Connection) -> None:
+    client, topic = _client(given)
+    consumer = client.subscribe(topic, SUBSCRIPTION, consumer_type=pulsar.ConsumerType.Shared, receiver_queue_size=200)
+    end.send("ready")
+    while (messages := end.recv()) is not None:
+        late = []
+        for _ in range(messages):
+            message = consumer.receive(timeout_millis=30_000)
+            late.append(time.time() - struct.unpack_from(">d", message.data())[0])
+            consumer.acknowledge(message)
+        end.send((time.time(), late))
+    client.close()
