@@ -10,6 +10,7 @@ how late. *Flat out*: as fast as the producer is let, which shows the cost of si
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import statistics
 import struct
@@ -223,7 +224,8 @@ def _consume(given: dict[str, Any], end: Connection) -> None:
 def _client(given: dict[str, Any]) -> tuple[pulsar.Client, str]:
     settings = load_settings(**given)
     token = pulsar.AuthenticationToken(settings.current_token() or "")
-    log = pulsar.ConsoleLogger(_pulsar.LoggerLevel.Error)
+    log = logging.getLogger("bare client")
+    log.setLevel(logging.ERROR)
     return pulsar.Client(settings.service_url, authentication=token, logger=log), settings.topic("plain")
 
 
