@@ -87,6 +87,18 @@ def blueprints() -> dict[str, BlueprintIR]:
 
 
 @dataclass(frozen=True)
+class Hosts:
+    """How many hosts have trials in short runs, in long ones too, and with useful seeds as well."""
+
+    short: int
+    long: int
+    power: int
+
+
+FULL, QUICK = Hosts(100, 30, 20), Hosts(10, 4, 4)
+
+
+@dataclass(frozen=True)
 class Arm:
     """One kind of trial. ``frozen``: the seed can't learn; ``other_order``: the twin has a data order of its own."""
 
@@ -239,23 +251,23 @@ class _NoDog:
         """Nothing watches."""
 
 
-def _work(job: tuple[Sequence[int], int]) -> list[dict[str, Any]]:
+def _work(job: tuple[Sequence[int], Hosts]) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    seeds, power_hosts = job
+    seeds, hosts = job
     rows: list[dict[str, Any]] = []
     shelf = None
     for seed in seeds:
-        arms = (*NULL, *(POWER if seed < power_hosts else ()))
-        for epochs in (SHORT, LONG):
+        arms = (*NULL, *(POWER if seed < hosts.power else ()))
+        for epochs in (SHORT, LONG) if seed < hosts.long else (SHORT,):
             host = Host(seed, shelf, training={"epochs": epochs})
             shelf = host.trainer.shelf  # type: ignore[assignment]
             rows += [host.trial(arm) for arm in arms if arm.epochs == epochs]
     return rows
 
 
-def collect(hosts: int, power_hosts: int, workers: int) -> Iterator[list[dict[str, Any]]]:
-    """The trials of the given number of hosts, a few hosts at a time, in order."""
-    pieces = [(list(range(start, min(start + 2, hosts))), power_hosts) for start in range(0, hosts, 2)]
+def collect(hosts: Hosts, workers: int) -> Iterator[list[dict[str, Any]]]:
+    """The trials of so many hosts, a few hosts at a time, in order."""
+    pieces = [(list(range(start, min(start + 2, hosts.short))), hosts) for start in range(0, hosts.short, 2)]
     if workers == 1:
         yield from map(_work, pieces)
         return
@@ -334,11 +346,11 @@ def rows_of(table: Sequence[Mapping[str, Any]]) -> list[Row]:
 
 def run(quick: bool = False) -> Report:
     """Measure; the trials themselves are the report's details."""
-    hosts, power_hosts = (10, 4) if quick else (100, 20)
+    hosts = QUICK if quick else FULL
     rows: list[dict[str, Any]] = []
-    for piece in collect(hosts, power_hosts, min(2, os.cpu_count() or 1)):
+    for piece in collect(hosts, min(2, os.cpu_count() or 1)):
         rows += piece
-        print(f"hosts {1 + piece[-1]['host']}/{hosts}", flush=True)
+        print(f"hosts {1 + piece[-1]['host']}/{hosts.short}", flush=True)
     return report_of(rows)
 
 

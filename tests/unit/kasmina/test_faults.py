@@ -195,6 +195,13 @@ def test_a_fossil_falls_back_to_the_reference_path_and_only_then_to_the_identity
     assert torch.equal(run.model(run.inputs), identity)
     assert seed.stage is Stage.FOSSILIZED
     assert seed.faults == 2
+    assert run.bank.deploy_plan() == [], "a saved model computes what was trained"
+    # It stays the identity when the state is taken up again, whatever the kernel would do by then.
+    run.bank.import_state(*run.bank.export_state(), run.bank.source)
+    (again,) = run.bank.seeds.values()
+    assert again.stage is Stage.FOSSILIZED
+    assert torch.equal(run.model(run.inputs), identity)
+    assert again.faults == 2
 
 
 def test_a_host_that_changes_its_shape_does_not_cost_the_kernel_its_place(batch, shelf, blueprints):

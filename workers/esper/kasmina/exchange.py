@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank
     from esper.kernel import Kernel
 
-SCHEMA = 1
+SCHEMA = 2
 HOST = "host/"
 _HOLDS_KERNEL = AFFECTS_HOST | {Stage.TRAINING}
 
@@ -241,7 +241,7 @@ def deploy_plan(bank: SeedBank) -> list[DeployedSlot]:
         kernels = tuple(
             DeployedKernel(seed.id, seed.artifact_id, seed.blueprint, seed.kernel, seed.blend, seed.alpha)
             for seed in bank.seeds_in(slot.id)
-            if seed.affects_host and seed.kernel is not None
+            if seed.affects_host and seed.kernel is not None and not seed.switched_off
         )
         if kernels:
             plan.append(_deployed(slot, kernels))

@@ -81,7 +81,7 @@ class SlotRuntime:
 
     def _graft(self, seed: Seed, u: Tensor, training: bool, shadowed: bool) -> Tensor:
         guarded, kernel = seed.guarded, seed.kernel
-        if guarded is None or kernel is None:
+        if guarded is None or kernel is None or seed.switched_off:
             return u
         if tuple(u.shape[1:]) != self._shape:
             self.host.fault(

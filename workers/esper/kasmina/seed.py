@@ -95,7 +95,8 @@ class Seed:
     ``id`` is "<slot>/<ordinal>", the ordinal counts the germinations of the slot. ``entered_epoch`` is the epoch at
     whose end it entered its stage. ``kernel`` is None while nothing is loaded; ``touched`` says that it has affected
     the host, ``full`` that alpha is exactly 1 for good (nothing is multiplied then), ``reference_only`` that its
-    compiled path failed after it was fossilized.
+    compiled path failed after it was fossilized, ``switched_off`` that its reference path failed too: it is the
+    identity for good.
     """
 
     id: str
@@ -121,6 +122,7 @@ class Seed:
     epochs_in_stage: int = 0
     touched: bool = False
     reference_only: bool = False
+    switched_off: bool = False
     full: bool = False
     _verdict: Judged | None = None
     faults: int = 0

@@ -87,7 +87,6 @@ def fault(bank: SeedBank, seed: Seed, error: Exception, *, blame_kernel: bool = 
         bank.report(KernelReport(seed.artifact_id, seed.id, seed.slot, "run", seed.fault))
     if seed.stage is Stage.FOSSILIZED:
         if blame_kernel:
-            seed.guarded = None if seed.reference_only else seed.guarded
-            seed.reference_only = True
+            seed.switched_off, seed.reference_only = seed.reference_only, True
     elif Stage.ERROR_RECOVERY in allowed(seed.stage):
         transitions.move(bank, seed, Stage.ERROR_RECOVERY, Actor.KASMINA, f"kernel failed at run time: {seed.fault}")
