@@ -91,6 +91,8 @@ def _placement(results: Results, arm: str) -> Claim:
     budget = results.budgets[-1]
     if len(results.curve("random-slot", budget)) < 2:
         return Claim(text, None, "")
+    if results.kept(arm, budget)[1] == 0:
+        return Claim(text, None, "no seed germinated")
     found = results.versus(arm, "random-slot", budget)
     alike, drawn = results.same_first_slot(arm, "random-slot", budget)
     return Claim(text, found.low > 0, f"{signed(found)}; the draw hit the same slot in {alike} of {drawn} runs")

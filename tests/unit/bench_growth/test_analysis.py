@@ -37,10 +37,19 @@ def row(arm, budget, seed, metric, rate=0.02, **more):
     }  # fmt: skip
 
 
+GREW = [{"slot": "blocks.0", "blueprint": "conv_block", "stage": "FOSSILIZED", "epoch": 2, "effect": 0.1, "p": 0.0}]
+
+
 def rows(levels=LEVELS, seeds=10):
     """Seeds differ by a lot, and alike in every arm: only paired differences can see the truth."""
     return [
-        row(arm, budget, seed, level + 0.01 * (seed - (seeds - 1) / 2) + 0.0005 * ((seed + index) % 3 - 1))
+        row(
+            arm,
+            budget,
+            seed,
+            level + 0.01 * (seed - (seeds - 1) / 2) + 0.0005 * ((seed + index) % 3 - 1),
+            grown=GREW if arm in ("heuristic", "random-slot") else [],
+        )
         for index, (arm, values) in enumerate(levels.items())
         for budget, level in zip(SUITE.budgets, values, strict=True)
         for seed in range(seeds)
@@ -142,6 +151,13 @@ def test_claims_hold_where_they_should_and_only_there(results):
     assert not poor[REGRET]
     assert not poor[PLACEMENT]
     assert poor[BOTH]  # it is as good as "final" at the shorter budgets and better than "never" at the longest
+
+
+def test_a_slot_can_only_be_better_than_another_where_one_was_chosen():
+    idle = [{**r, "grown": []} for r in rows()]
+    (placement,) = [claim for claim in claims(Results.of(SUITE, idle)) if claim.text == PLACEMENT]
+    assert placement.holds is None
+    assert "no seed germinated" in placement.figures
 
 
 def test_worse_than_both_at_one_budget_is_enough():
