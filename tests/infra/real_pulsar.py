@@ -95,8 +95,10 @@ def jars() -> Path:
 def shared_broker() -> Address:
     """The broker of this test run; raises ``PartMissing``."""
     if (url := os.environ.get("PULSAR_SERVICE_URL")) is not None:
-        token = os.environ.get("ESPER_PULSAR_TOKEN", "")
-        return Address(url, "", os.environ.get("ESPER_PULSAR_ADMIN_URL", ""), token, "", "")
+        admin = os.environ.get("ESPER_PULSAR_ADMIN_URL")
+        if not admin:
+            raise parts.PartMissing(f"Pulsar: PULSAR_SERVICE_URL is {url}, but ESPER_PULSAR_ADMIN_URL is not set")
+        return Address(url, "", admin, os.environ.get("ESPER_PULSAR_TOKEN", ""), "", "")
     return Address(**parts.shared("pulsar", lambda home: asdict(Broker(home).start().address)))
 
 

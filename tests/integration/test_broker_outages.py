@@ -12,7 +12,7 @@ import parts
 from brokers import settings_for
 from esper.oona import MAX_DELIVERIES, BusFull, Message, Subscription
 from esper.oona.pulsar import PulsarBus, provision
-from leyline.topics import COMPILE, FIELD_REPORTS, SEED_HEALTH, TopicKind
+from leyline.topics import COMPILE, FIELD_REPORTS, POLICY_UPDATES, PREFETCH_REQUEST, SEED_HEALTH, TopicKind
 from mail import Diary, Sender, report, request
 from real_pulsar import Broker
 
@@ -88,12 +88,28 @@ def check(traffic: Traffic, buses: tuple[PulsarBus, PulsarBus]) -> None:
         assert set(diary.acted.values()) == {1}, "a message was acted on twice"
         assert dict(diary.inbox.refused) == {}
     assert buses[0].flush(PATIENCE) == 0
-    assert buses[1].dead_letters() == []
+    assert buses[1].dead_letters(COMPILE) == buses[1].dead_letters(FIELD_REPORTS) == []
+
+
+def must_receive(subscription: Subscription) -> Message:
+    message = subscription.receive(PATIENCE)
+    assert message is not None
+    return message
 
 
 def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
     broker: Broker, buses: tuple[PulsarBus, PulsarBus]
 ) -> None:
+    publisher, consumer = buses
+    policies, prefetches = (consumer.subscribe(topic, "x") for topic in (POLICY_UPDATES, PREFETCH_REQUEST))
+    publisher.publish(POLICY_UPDATES, b"poison", key="p")
+    publisher.publish(PREFETCH_REQUEST, b"kills who takes it", key="a")
+    for _ in range(MAX_DELIVERIES):
+        policies.nack(must_receive(policies), "poison")
+    for delivery in range(1, MAX_DELIVERIES):
+        message = must_receive(prefetches)
+        assert message.delivery_count == delivery
+        prefetches.nack(message, "not yet")
     traffic = Traffic(buses)
     traffic.begin()
     time.sleep(1.0)
@@ -102,6 +118,17 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
     broker.start()
     traffic.finish()
     check(traffic, buses)
+    # What had been said before is not forgotten: dead letters, and how often work was tried.
+    message = must_receive(prefetches)
+    assert message.last_delivery
+    prefetches.nack(message, "and never")
+    (killer,) = consumer.dead_letters(PREFETCH_REQUEST)
+    assert (killer.deliveries, killer.cause) == (MAX_DELIVERIES, "and never")
+    (poison,) = consumer.dead_letters(POLICY_UPDATES)
+    assert poison.cause == "poison"
+    consumer.replay(poison.letter_id)
+    message = must_receive(policies)
+    assert (message.data, message.delivery_count) == (b"poison", 1)
 
 
 def test_a_broker_that_is_paused_loses_nothing(broker: Broker, buses: tuple[PulsarBus, PulsarBus]) -> None:
@@ -131,34 +158,3 @@ def test_what_is_published_while_the_broker_is_away_is_bounded_and_sent_later(
         assert publisher.counters().dropped[TopicKind.TELEMETRY] == 10
     diary.take_until(room, PATIENCE)
     assert set(diary.acted.values()) == {1}
-
-
-def test_dead_letters_and_the_deliveries_of_work_outlive_the_broker(
-    broker: Broker, buses: tuple[PulsarBus, PulsarBus]
-) -> None:
-    publisher, consumer = buses
-    publisher.publish(FIELD_REPORTS, b"poison")
-    publisher.publish(COMPILE, b"kills who takes it", key="a")
-    with consumer.subscribe(FIELD_REPORTS, "urza") as reports, consumer.subscribe(COMPILE, "tezzeret") as work:
-        for _ in range(MAX_DELIVERIES):
-            reports.nack(must_receive(reports), "poison")
-        for delivery in range(1, MAX_DELIVERIES):
-            message = must_receive(work)
-            assert message.delivery_count == delivery
-            work.nack(message, "not yet")
-        broker.restart()
-        message = must_receive(work)
-        assert message.last_delivery
-        work.nack(message, "and never")
-        (killer,) = consumer.dead_letters(COMPILE)
-        assert (killer.deliveries, killer.cause) == (MAX_DELIVERIES, "and never")
-        (poison,) = consumer.dead_letters(FIELD_REPORTS)
-        consumer.replay(poison.letter_id)
-        message = must_receive(reports)
-        assert (message.data, message.delivery_count) == (b"poison", 1)
-
-
-def must_receive(subscription: Subscription) -> Message:
-    message = subscription.receive(PATIENCE)
-    assert message is not None
-    return message

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pulsar
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
+from pulsar.schema import ProtobufNativeSchema
 
 from brokers import Gate, need_broker, settings_for
 from certificates import make_certificates
@@ -22,6 +24,7 @@ from esper.oona import MAX_DELIVERIES, BusUnavailable, Message, Subscription, Su
 from esper.oona.pulsar import PulsarBus, PulsarSettings, provision
 from esper.oona.tracing import context_of
 from leyline.topics import BENCHMARK, CATALOG, COMMANDS, COMPILE, EPOCHS, FIELD_REPORTS, SEED_HEALTH, TOPICS, TopicKind
+from leyline.v1.bus_pb2 import Envelope
 
 PATIENCE = 20.0
 SILENCE = 0.5
@@ -93,6 +96,34 @@ def test_a_producer_that_does_not_speak_the_envelope_is_turned_away(settings: Pu
             client.create_producer(settings.topic(COMPILE))
     finally:
         client.close()
+
+
+class Liar(ProtobufNativeSchema):
+    """Says that it speaks the envelope, and sends what it likes."""
+
+    def encode(self, obj: bytes) -> bytes:
+        return obj
+
+
+@pytest.mark.parametrize("lie", [b"\xff\xffgarbage", b"\x08\x03"])
+def test_what_only_claims_to_be_an_envelope_reaches_no_handler(
+    lie: bytes, settings: PulsarSettings, pair: tuple[PulsarBus, PulsarBus]
+) -> None:
+    bus, _ = pair
+    client = pulsar.Client(
+        settings.service_url, authentication=pulsar.AuthenticationToken(settings.current_token() or "")
+    )
+    with bus.subscribe(BENCHMARK, "urabrask") as subscription:
+        client.create_producer(settings.topic(BENCHMARK), schema=Liar(Envelope)).send(lie)
+        bus.publish(BENCHMARK, b"honest", key="a")
+        message = must_receive(subscription)
+        assert message.data == b"honest"
+        subscription.ack(message)
+    client.close()
+    (letter,) = bus.dead_letters(BENCHMARK)
+    assert (letter.data, letter.deliveries) == (lie, 0)
+    assert "envelope" in letter.cause.lower()
+    bus.discard(letter.letter_id)
 
 
 def test_what_was_not_provisioned_is_said() -> None:
@@ -241,16 +272,47 @@ def test_the_catalogue_is_there_for_who_comes_late(pair: tuple[PulsarBus, Pulsar
     assert late.latest(CATALOG)["artifact"].data == b"2"
 
 
+def test_a_compaction_keeps_the_last_of_each_key_and_no_forgotten_letter(
+    settings: PulsarSettings, pair: tuple[PulsarBus, PulsarBus]
+) -> None:
+    bus, late = pair
+    for number in range(4):
+        bus.publish(CATALOG, b"%d" % number, key=f"compacted-{number % 2}")
+    bus.publish(CATALOG, b"", key="compacted-empty")
+    with bus.subscribe(EPOCHS, "compacted") as subscription:
+        for data in (b"kept", b"dropped"):
+            bus.publish(EPOCHS, data, key="run", message_id=data.decode())
+            for _ in range(MAX_DELIVERIES):
+                subscription.nack(must_receive(subscription), "no")
+    bus.discard("dropped@compacted")
+    assert bus.flush(PATIENCE) == 0
+    headers = {"Authorization": f"Bearer {settings.current_token()}"}
+    for topic in (CATALOG, f"{EPOCHS}-dead"):
+        path = f"{settings.admin_url}/admin/v2/persistent/{settings.tenant}/{settings.namespace}/{topic}/compaction"
+        httpx.put(path, headers=headers).raise_for_status()
+        deadline = time.monotonic() + PATIENCE
+        while (status := httpx.get(path, headers=headers).json()["status"]) != "SUCCESS":
+            assert status != "ERROR"
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+    held = {key: each.data for key, each in late.latest(CATALOG).items() if key.startswith("compacted")}
+    assert held == {"compacted-0": b"2", "compacted-1": b"3", "compacted-empty": b""}
+    assert [letter.data for letter in late.dead_letters(EPOCHS)] == [b"kept"]
+    late.discard("kept@compacted")
+    assert bus.dead_letters(EPOCHS) == []
+    bus.unsubscribe(EPOCHS, "compacted")
+
+
 def test_the_backlog_is_what_nobody_has_answered(pair: tuple[PulsarBus, PulsarBus]) -> None:
     first, second = pair
-    with first.subscribe(EPOCHS, "operator") as subscription:
+    with first.subscribe(FIELD_REPORTS, "behind") as subscription:
         for _ in range(5):
-            first.publish(EPOCHS, b"x", key="run")
+            first.publish(FIELD_REPORTS, b"x")
         message = must_receive(subscription)
         assert first.flush(PATIENCE) == 0
 
         def of(bus: PulsarBus) -> tuple[int, int]:
-            (found,) = [each for each in bus.backlog() if (each.topic, each.subscription) == (EPOCHS, "operator")]
+            (found,) = [each for each in bus.backlog() if (each.topic, each.subscription) == (FIELD_REPORTS, "behind")]
             assert found.kind is TopicKind.REPORT
             assert found.oldest_seconds > 0
             return found.ready, found.open
@@ -258,7 +320,7 @@ def test_the_backlog_is_what_nobody_has_answered(pair: tuple[PulsarBus, PulsarBu
         assert of(first) == (4, 1)
         assert of(second) == (5, 0), "another process can't tell what is open with this one"
         subscription.ack(message)
-    first.unsubscribe(EPOCHS, "operator")
+    first.unsubscribe(FIELD_REPORTS, "behind")
 
 
 def test_the_span_that_publishes_is_the_parent_of_the_one_that_handles(pair: tuple[PulsarBus, PulsarBus]) -> None:
