@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from jwt.exceptions import InvalidTokenError, PyJWKError, PyJWTError
+from jwt.exceptions import InvalidTokenError, PyJWTError
 
 from esper.urza.errors import AccessDenied, LibraryUnavailable
 
@@ -230,7 +230,7 @@ def _parse(data: bytes) -> Mapping[str, _Key]:
             continue  # a private key that was published is nobody's any more
         try:
             key = jwt.PyJWK(entry).key
-        except (PyJWKError, InvalidTokenError, ValueError):
+        except (PyJWTError, ValueError):
             continue  # a kind of key this does not know is no reason to refuse those it does
         if isinstance(key, rsa.RSAPublicKey) and key.key_size < _SMALLEST_RSA:
             continue
