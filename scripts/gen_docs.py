@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from leyline.lifecycle import STAGES, TRANSITIONS, Gate, Stage, Transition, allowed
+from leyline.topics import DAY, HOUR, MINUTE, TOPICS
 
 ROOT = Path(__file__).resolve().parent.parent
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end generated -->)", re.DOTALL)
@@ -104,6 +105,48 @@ def gates() -> str:
     return table(("gate", "checks", "asked before"), [(gate.value, gate.checks, asked[gate]) for gate in Gate])
 
 
+def topics() -> str:
+    """Return the table of the bus's topics."""
+    return table(
+        ("topic", "what it carries", "kind", "owner", "producers", "key", "subscription", "made ahead", "kept for"),
+        [
+            (
+                f"`{topic.name}`",
+                topic.summary,
+                topic.kind.value,
+                topic.owner,
+                ", ".join(sorted(topic.producers)),
+                topic.key,
+                topic.subscription.value,
+                ", ".join(f"`{name}`" for name in topic.consumers) or "–",
+                _span(topic.retention) + (", and the last of each key" if topic.compacted else ""),
+            )
+            for topic in TOPICS.values()
+        ],
+    )
+
+
+def _span(seconds: int) -> str:
+    for name, size in (("day", DAY), ("hour", HOUR), ("minute", MINUTE)):
+        if seconds % size == 0:
+            return f"{seconds // size} {name}{'s' if seconds != size else ''}"
+    return f"{seconds} s"
+
+
+def pulsar_settings() -> str:
+    """Return the table of a broker's settings."""
+    # Only here: the other documents are made without the broker's client.
+    from esper.oona.pulsar import PulsarSettings
+
+    return table(
+        ("setting", "default", "what it is"),
+        [
+            (f"`{name}`", "(required)" if field.is_required() else f"`{field.default}`", field.description or "")
+            for name, field in PulsarSettings.model_fields.items()
+        ],
+    )
+
+
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/lifecycle.md": {
         "diagram": diagram,
@@ -111,6 +154,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "transitions": transitions,
         "gates": gates,
     },
+    "docs/oona.md": {"topics": topics, "pulsar-settings": pulsar_settings},
 }
 
 
