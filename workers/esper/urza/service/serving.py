@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -69,7 +70,14 @@ def serve(settings: ServiceSettings) -> None:
             timeout_keep_alive=30, h11_max_incomplete_event_size=64 << 10,
         )  # fmt: skip
         _LOG.info("serving", host=host, port=port, tls=settings.tls_cert_file is not None)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+
+        def stop(*_: object) -> None:
+            server.should_exit = True
+
+        # The server raises the signal that ended it once more when it is done: in good order is no failure.
+        signal.signal(signal.SIGTERM, stop)
+        server.run(sockets=[listening])
         _LOG.info("stopped")
 
 
