@@ -55,13 +55,13 @@ def test_near_ties_go_to_the_earliest_slot(t: SimpleNamespace) -> None:
 def test_a_drop_that_costs_too_many_flops_does_not_win(t: SimpleNamespace) -> None:
     cheap, dear = t.kernel(1, flops=20_000), t.kernel(2, flops=400_000)
     probe = Probe({"blocks.0": 0.10, "blocks.1": 0.13})
-    spec = t.spec(controller={"placement": "Probe", "probe_steps": 5}, judge={"cooldown_steps": 50})
+    spec = t.spec(controller={"placement": "Probe", "probe_steps": 5}, judge={"mode": "Off"})
     host_step = 3.0 * 20_000 * 100
     view = t.view(
         20,
         400,
-        slot_views=t.slots(["blocks.0", "blocks.1"]),
-        losses=[0.5 * (e + 1.0) ** -0.1 for e in range(20)],
+        slot_views=t.slots(["blocks.0", "blocks.1"]) | t.slots([f"blocks.{i}" for i in range(2, 8)], free=False),
+        losses=[0.5 * (e + 1.0) ** -0.4 for e in range(20)],
         budget={"flops_used": 800 * host_step, "flops_limit": 4000 * host_step},
         probe=probe,
     )

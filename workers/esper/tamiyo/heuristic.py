@@ -40,8 +40,8 @@ class Weighed:
 class Heuristic:
     """Asks in turn: is this the moment, is capacity what is short, is a trial worth its price, and where most?
 
-    The questions that cost nothing come first; a probe is only run once a trial would be worth it in the best slot, and
-    what it measured is kept until the network is another.
+    The questions that cost nothing come first; a probe is only run once a trial would be worth it by what the depth of
+    the slots lets expect, and what it measured is kept until the network is another.
     """
 
     def __init__(self, spec: TrainingRunSpec) -> None:

@@ -54,7 +54,8 @@ class Place:
 class Probing:
     """The slots that come into question, in their order, before anything is measured.
 
-    ``probe`` is whether they are to be measured; ``method`` says how they were found.
+    ``probe`` is whether they are to be measured, once a trial would pay by what their factors are before; ``method``
+    says how they were found.
     """
 
     places: tuple[Place, ...]
@@ -99,7 +100,7 @@ def candidates(method: str, view: RunView, options: Options, probe_steps: int) -
     if most < min(2, len(slots)):
         why = f"by depth: probing would cost more than {MAX_PROBE_SHARE:.0%} of what remains"
         return Probing(_by_depth(shortlist(slots, MAX_PROBED), view, options), why)
-    return Probing(tuple(Place(slot, options.ranked[slot][0]) for slot in shortlist(slots, most)), method, probe=True)
+    return Probing(_by_depth(shortlist(slots, most), view, options), method, probe=True)
 
 
 def _by_depth(slots: Sequence[str], view: RunView, options: Options) -> tuple[Place, ...]:
