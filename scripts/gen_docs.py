@@ -147,6 +147,46 @@ def pulsar_settings() -> str:
     )
 
 
+def service_settings() -> str:
+    """Return the table of the library service's settings."""
+    from esper.urza.service.settings import PREFIX, ServiceSettings
+
+    return table(
+        ("setting", "environment", "default", "what it is"),
+        [
+            (f"`{name}`", f"`{PREFIX}{name.upper()}`", _default(field.default), field.description or "")
+            for name, field in ServiceSettings.model_fields.items()
+        ],
+    )
+
+
+def _default(value: object) -> str:
+    shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    return f"`{shown}`" if shown not in ("", None, {}) else "–"
+
+
+def service_paths() -> str:
+    """Return the table of the library service's paths and who may use each."""
+    from fastapi import FastAPI
+
+    from esper.urza.service import routes
+
+    app = FastAPI()
+    app.include_router(routes.router(None, None))  # type: ignore[arg-type]  # nothing is asked of either here
+    return table(
+        ("path", "what it does", *routes.READ),
+        [
+            (
+                f"`{method.upper()} {path}`",
+                operation["summary"],
+                *("yes" if role in operation["x-roles"] else "" for role in routes.READ),
+            )
+            for path, methods in app.openapi()["paths"].items()
+            for method, operation in methods.items()
+        ],
+    )
+
+
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/lifecycle.md": {
         "diagram": diagram,
@@ -154,6 +194,7 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "transitions": transitions,
         "gates": gates,
     },
+    "docs/library.md": {"service-paths": service_paths, "service-settings": service_settings},
     "docs/oona.md": {"topics": topics, "pulsar-settings": pulsar_settings},
 }
 

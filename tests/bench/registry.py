@@ -28,6 +28,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "envelope": Benchmark("envelope", "cost of a signed envelope", 8, 5),
         "bus": Benchmark("bus", "messages through a broker, beside the bare client", 180, 60),
         "library": Benchmark("library", "query of the kernel library", 40, 15),
+        "library-service": Benchmark("library_service", "the kernel library over REST, on PostgreSQL and S3", 150, 60),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
         "twin-error": Benchmark("twin_error", "how often the judge errs", 420, 60),
     }

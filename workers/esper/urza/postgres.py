@@ -70,7 +70,9 @@ class Postgres:
     def explained(self, cause: BaseException | None) -> LibraryError:
         """The library's error for one of the driver's."""
         state = getattr(cause, "sqlstate", None) or ""
-        said = (str(cause).strip().splitlines() or ["no answer"])[-1]
+        # What a server says of a statement comes first, what a connection failed of comes last.
+        lines = str(cause).strip().splitlines() or ["no answer"]
+        said = lines[0] if state else lines[-1]
         if state in ("40001", "40P01", "55P03", "57014"):
             return LibraryBusy(f"{self.place}: another process holds what this one needs ({said}); try again")
         if state.startswith("53") and state != "53300":

@@ -43,15 +43,15 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(problems.encoded(value), status, media_type="application/json")
 
 
-def allowed(*roles: str) -> Any:
-    """Let in callers with one of these roles."""
+def allowed(*roles: str) -> dict[str, Any]:
+    """Let in callers with one of these roles, and say so in the OpenAPI document."""
 
     async def check(request: Request) -> None:
         caller = request.state.caller
         if caller is None or not caller.roles & set(roles):
             raise AccessDenied(f"this needs one of the roles {', '.join(roles)}; the token has none of them")
 
-    return Depends(check)
+    return {"dependencies": [Depends(check)], "openapi_extra": {"x-roles": list(roles)}}
 
 
 def router(library: SqlLibrary, files: Files) -> APIRouter:
@@ -64,34 +64,34 @@ def router(library: SqlLibrary, files: Files) -> APIRouter:
 
 
 def _blueprints(api: APIRouter, library: SqlLibrary) -> None:
-    @api.get("/blueprints", dependencies=[allowed(*READ)], summary="Designs by name")
+    @api.get("/blueprints", **allowed(*READ), summary="Designs by name")
     def blueprints(after: After = "", limit: Limit = wire.PAGE) -> Response:
         found = library.blueprints(_text(after), limit)
         return answer(_page([wire.blueprint_out(record) for record in found], limit, lambda last: last["name"]))
 
-    @api.get("/blueprints/{blueprint:path}", dependencies=[allowed(*READ)], summary="A design, by name or digest")
+    @api.get("/blueprints/{blueprint:path}", **allowed(*READ), summary="A design, by name or digest")
     def blueprint(blueprint: Id) -> Response:
         return answer(wire.blueprint_out(library.blueprint(blueprint)))
 
-    @api.put("/blueprints/{blueprint:path}", dependencies=[allowed(*ENTER)], summary="Register a design under a name")
+    @api.put("/blueprints/{blueprint:path}", **allowed(*ENTER), summary="Register a design under a name")
     def register(blueprint: Id, asked: wire.RegisterBlueprint, request: Request) -> Response:
         if asked.approved and "admin" not in request.state.caller.roles:
             raise AccessDenied("approving a design needs the role admin; register it without approval")
         digest = library.register_blueprint(blueprint, asked.design(), asked.risk, asked.approved, asked.parents)
         return answer({"digest": digest})
 
-    @api.put("/approvals/{blueprint:path}", dependencies=[allowed(*RULE)], summary="Approve a design, or take it back")
+    @api.put("/approvals/{blueprint:path}", **allowed(*RULE), summary="Approve a design, or take it back")
     def approve(blueprint: Id, asked: wire.Approval) -> Response:
         library.approve(blueprint, asked.approved)
         return answer({"approved": asked.approved})
 
-    @api.get("/lineage/{blueprint:path}", dependencies=[allowed(*READ)], summary="What it comes from and led to")
+    @api.get("/lineage/{blueprint:path}", **allowed(*READ), summary="What it comes from and led to")
     def lineage(blueprint: Id) -> Response:
         return answer(asdict(library.lineage(blueprint)))
 
 
 def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
-    @api.post("/kernels/query", dependencies=[allowed(*READ)], summary="Certified kernels that fit a slot")
+    @api.post("/kernels/query", **allowed(*READ), summary="Certified kernels that fit a slot")
     def query(asked: wire.Query) -> Response:
         found = library.offered(asked.question())
         page = found[asked.offset : asked.offset + asked.limit]
@@ -107,7 +107,7 @@ def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
         data = b'{"records":[' + b",".join(records) + b'],"next":' + more + b"}"
         return Response(data, media_type="application/json")
 
-    @api.post("/artifacts", dependencies=[allowed(*ENTER)], summary="Ask for an artifact to be built")
+    @api.post("/artifacts", **allowed(*ENTER), summary="Ask for an artifact to be built")
     def begin(asked: wire.Begin) -> Response:
         interface = wire.interface_of(asked.interface)
         state = library.begin(
@@ -115,7 +115,7 @@ def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
         )
         return _state(asked.artifact_id, state)
 
-    @api.get("/artifacts", dependencies=[allowed(*READ)], summary="Artifacts, of some states or all, by id")
+    @api.get("/artifacts", **allowed(*READ), summary="Artifacts, of some states or all, by id")
     def artifacts(
         state: Annotated[list[str] | None, Query(max_length=16)] = None, after: After = "", limit: Limit = wire.PAGE
     ) -> Response:
@@ -123,62 +123,62 @@ def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
         items = [{**wire.record_out(record), "report": record.report} for record in found]
         return answer(_page(items, limit, lambda last: last["artifact_id"]))
 
-    @api.get("/artifacts/{artifact_id}", dependencies=[allowed(*READ)], summary="An artifact in whatever state")
+    @api.get("/artifacts/{artifact_id}", **allowed(*READ), summary="An artifact in whatever state")
     def artifact(artifact_id: Id) -> Response:
         record = library.record(artifact_id)
         return answer({**wire.record_out(record), "report": record.report})
 
-    @api.get("/artifacts/{artifact_id}/files", dependencies=[allowed(*READ)], summary="What it consists of")
+    @api.get("/artifacts/{artifact_id}/files", **allowed(*READ), summary="What it consists of")
     def listed(artifact_id: Id) -> Response:
         return answer({"items": [asdict(file) for file in library.files(artifact_id)]})
 
-    @api.get("/artifacts/{artifact_id}/reports", dependencies=[allowed(*READ)], summary="Its reports, oldest first")
+    @api.get("/artifacts/{artifact_id}/reports", **allowed(*READ), summary="Its reports, oldest first")
     def reports(artifact_id: Id) -> Response:
         return answer({"items": [wire.report_out(report) for report in library.reports(artifact_id)]})
 
-    @api.get("/artifacts/{artifact_id}/history", dependencies=[allowed(*READ)], summary="Its changes, oldest first")
+    @api.get("/artifacts/{artifact_id}/history", **allowed(*READ), summary="Its changes, oldest first")
     def history(artifact_id: Id) -> Response:
         return answer({"items": [wire.change_out(change) for change in library.history(artifact_id)]})
 
 
 def _steps(api: APIRouter, library: SqlLibrary) -> None:
-    @api.post("/artifacts/{artifact_id}/built", dependencies=[allowed(*WORK)], summary="It is built of these files")
+    @api.post("/artifacts/{artifact_id}/built", **allowed(*WORK), summary="It is built of these files")
     def built(artifact_id: Id, asked: wire.Files) -> Response:
         with _uploaded():
             return _state(artifact_id, library.accept_build(artifact_id, asked.entries()))
 
-    @api.post("/artifacts/{artifact_id}/benchmark", dependencies=[allowed(*WORK)], summary="Take it for a benchmark")
+    @api.post("/artifacts/{artifact_id}/benchmark", **allowed(*WORK), summary="Take it for a benchmark")
     def begin_benchmark(artifact_id: Id) -> Response:
         return _state(artifact_id, library.begin_benchmark(artifact_id))
 
-    @api.post("/artifacts/{artifact_id}/certify", dependencies=[allowed(*WORK)], summary="It passed, with this report")
+    @api.post("/artifacts/{artifact_id}/certify", **allowed(*WORK), summary="It passed, with this report")
     def certify(artifact_id: Id, asked: wire.Certify) -> Response:
         with _uploaded():
             return _state(artifact_id, library.accept_certificate(artifact_id, asked.report, asked.entries()))
 
-    @api.post("/artifacts/{artifact_id}/reject", dependencies=[allowed(*WORK)], summary="It did not pass")
+    @api.post("/artifacts/{artifact_id}/reject", **allowed(*WORK), summary="It did not pass")
     def reject(artifact_id: Id, asked: wire.Verdict) -> Response:
         return _state(artifact_id, library.reject(artifact_id, asked.cause, asked.report))
 
-    @api.post("/artifacts/{artifact_id}/noisy", dependencies=[allowed(*WORK)], summary="The machine was too restless")
+    @api.post("/artifacts/{artifact_id}/noisy", **allowed(*WORK), summary="The machine was too restless")
     def noisy(artifact_id: Id, asked: wire.Verdict) -> Response:
         return _state(artifact_id, library.noisy(artifact_id, asked.cause, asked.report))
 
-    @api.post("/artifacts/{artifact_id}/retire", dependencies=[allowed(*RULE)], summary="Take it out of use")
+    @api.post("/artifacts/{artifact_id}/retire", **allowed(*RULE), summary="Take it out of use")
     def retire(artifact_id: Id, asked: wire.Cause) -> Response:
         return _state(artifact_id, library.retire(artifact_id, asked.cause))
 
-    @api.post("/artifacts/{artifact_id}/retry", dependencies=[allowed(*RULE)], summary="Build a rejected one again")
+    @api.post("/artifacts/{artifact_id}/retry", **allowed(*RULE), summary="Build a rejected one again")
     def retry(artifact_id: Id, asked: wire.Cause) -> Response:
         return _state(artifact_id, library.retry(artifact_id, asked.cause))
 
 
 def _reports(api: APIRouter, library: SqlLibrary) -> None:
-    @api.post("/field-reports", dependencies=[allowed(*RUN)], summary="How a seed did; each message id counts once")
+    @api.post("/field-reports", **allowed(*RUN), summary="How a seed did; each message id counts once")
     def field_report(asked: wire.NewFieldReport) -> Response:
         return answer({"new": library.field_report(asked.entry())})
 
-    @api.get("/field-reports", dependencies=[allowed(*READ)], summary="Field reports, oldest first")
+    @api.get("/field-reports", **allowed(*READ), summary="Field reports, oldest first")
     def field_reports(
         run: After | None = None,
         blueprint: After | None = None,
@@ -189,39 +189,39 @@ def _reports(api: APIRouter, library: SqlLibrary) -> None:
         items = [{"number": number, **asdict(report)} for number, report in found]
         return answer(_page(items, limit, lambda last: last["number"]))
 
-    @api.post("/leases", dependencies=[allowed(*RUN)], summary="Hold artifacts for a run")
+    @api.post("/leases", **allowed(*RUN), summary="Hold artifacts for a run")
     def lease(asked: wire.TakeLease) -> Response:
         return answer({"expires_at": library.lease(asked.run, asked.artifacts, asked.seconds)})
 
-    @api.post("/leases/release", dependencies=[allowed(*RUN)], summary="Give a run's leases up")
+    @api.post("/leases/release", **allowed(*RUN), summary="Give a run's leases up")
     def release(asked: wire.GiveUpLease) -> Response:
         return answer({"released": library.release(asked.run, asked.artifacts)})
 
-    @api.get("/leases", dependencies=[allowed(*READ)], summary="Leases that have not ended")
+    @api.get("/leases", **allowed(*READ), summary="Leases that have not ended")
     def leases(run: After | None = None) -> Response:
         return answer({"items": [asdict(lease) for lease in library.leases(run)]})
 
-    @api.post("/collections", dependencies=[allowed(*RULE)], summary="Collect what nobody needs")
+    @api.post("/collections", **allowed(*RULE), summary="Collect what nobody needs")
     def collect(asked: wire.Collect) -> Response:
         return answer(asdict(library.sweep(asked.older_than_seconds)))
 
 
 def _bytes(api: APIRouter, library: SqlLibrary, files: Files) -> None:
-    @api.post("/artifacts/{artifact_id}/uploads", dependencies=[allowed(*WORK)], summary="Where to put files not here")
+    @api.post("/artifacts/{artifact_id}/uploads", **allowed(*WORK), summary="Where to put files not here")
     def uploads(artifact_id: Id, asked: wire.Files) -> Response:
         library.record(artifact_id)
         return answer({"missing": files.missing(asked.entries())})
 
-    @api.get("/artifacts/{artifact_id}/bundle", dependencies=[allowed(*READ)], summary="Its files, or where they are")
+    @api.get("/artifacts/{artifact_id}/bundle", **allowed(*READ), summary="Its files, or where they are")
     def bundle(artifact_id: Id) -> Response:
         return answer({"files": [files.shipped(file) for file in library.to_fetch(artifact_id)]})
 
-    @api.put("/blobs/{digest}", dependencies=[allowed(*WORK)], summary="Upload bytes under their sha256")
+    @api.put("/blobs/{digest}", **allowed(*WORK), summary="Upload bytes under their sha256")
     async def upload(digest: str, request: Request) -> Response:
         new = await files.receive(digest, request.stream())
         return answer({"digest": digest, "new": new}, 201 if new else 200)
 
-    @api.get("/blobs/{digest}", dependencies=[allowed(*READ)], summary="The bytes of a sha256")
+    @api.get("/blobs/{digest}", **allowed(*READ), summary="The bytes of a sha256")
     def download(digest: str) -> Response:
         return files.send(digest)
 
