@@ -30,6 +30,6 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "library": Benchmark("library", "query of the kernel library", 40, 15),
         "library-service": Benchmark("library_service", "the kernel library over REST, on PostgreSQL and S3", 150, 60),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
-        "twin-error": Benchmark("twin_error", "how often the judge errs", 420, 60),
+        "twin-error": Benchmark("twin_error", "how often the judge errs", 1200, 120),
     }
 )

@@ -48,7 +48,7 @@ class KernelProcess:
         library_root: the library's directory.
         kernels: the manifest's ``kernels``; only the build timeout is read.
         tell: told about failures, in words.
-        nice: of the process, 0 to 19.
+        nice: of the process, 0 to 19; the lowest priority if not given.
     """
 
     def __init__(
@@ -57,10 +57,15 @@ class KernelProcess:
         kernels: KernelsSpec,
         tell: Callable[[str], object],
         *,
-        nice: int = LOWEST,
+        nice: int | None = None,
         backoff: Backoff = _BACKOFF,
     ) -> None:
-        self._root, self._kernels, self._tell, self._nice = library_root, kernels, tell, nice
+        self._root, self._kernels, self._tell, self._nice = (
+            library_root,
+            kernels,
+            tell,
+            LOWEST if nice is None else nice,
+        )
         self._supervisor = Supervisor(backoff)
         self.pid: int | None = None
         """Of the process, while it runs."""
