@@ -36,6 +36,7 @@ from esper.oona.pulsar.link import Link
 from esper.oona.pulsar.names import ID, OURS, counts_deliveries
 from esper.oona.pulsar.outbox import Lane, Parcel
 from esper.oona.pulsar.settings import PulsarSettings
+from esper.oona.pulsar.tap import Tap
 from esper.oona.pulsar.view import View
 from esper.oona.queues import SubscriptionQueue
 from leyline.topics import TOPICS, SubscriptionType, Topic
@@ -52,6 +53,8 @@ _KINDS = {
 PREFETCHED = 200
 """Messages taken from the broker ahead of a consumer that keeps order; work is taken one at a time."""
 JOIN_SECONDS = 5.0
+UNBOUNDED = 1 << 62
+"""What a process holds of a subscription is bounded by how it fetches, not by its queue."""
 
 
 class PulsarBus:
@@ -257,21 +260,18 @@ class PulsarBus:
     def _open(self, topic: Topic, name: str, kind: SubscriptionType, key: str | None) -> Intake:
         timeout = self.settings.operation_timeout_seconds
         counted = counts_deliveries(topic)
-        consumer = self._link.consumer(
-            topic.name,
-            name,
-            consumer_type=_KINDS[kind],
+        options: dict[str, Any] = {
+            "consumer_type": _KINDS[kind],
             # Work must not wait behind work in a process that is busy; one is the least this client can prefetch.
-            receiver_queue_size=1 if counted else PREFETCHED,
+            "receiver_queue_size": 1 if counted else PREFETCHED,
             # No time limit for handling: when a process dies the broker notices and offers its messages again.
-            unacked_messages_timeout_ms=None,
-            negative_ack_redelivery_delay_ms=round(self.settings.redelivery_delay_seconds * 1000),
-            initial_position=self._beginning(topic),
-        )
-        queue = SubscriptionQueue(topic, name, kind, 1 << 62, key)
+            "unacked_messages_timeout_ms": None,
+            "negative_ack_redelivery_delay_ms": round(self.settings.redelivery_delay_seconds * 1000),
+            "initial_position": self._beginning(topic),
+        }
         return Intake(
-            queue,
-            consumer,
+            SubscriptionQueue(topic, name, kind, UNBOUNDED, key),
+            Tap(f"{topic.name}/{name}", lambda: self._link.consumer(topic.name, name, **options)),
             self._letters,
             Counts(self._link, topic.name, name, timeout) if counted else None,
             self._seen,

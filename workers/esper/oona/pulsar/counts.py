@@ -7,6 +7,7 @@ kills a pool's only worker.
 from __future__ import annotations
 
 import pulsar
+
 from esper.oona.pulsar.link import Link
 from esper.oona.pulsar.names import deliveries
 from esper.oona.pulsar.view import View, Writer
@@ -29,9 +30,9 @@ class Counts:
         """Store that delivery ``number`` is made now; raises ``BusUnavailable``, and then it must not be made."""
         self._writer.put(self._key(message_id), DeliveryCount(deliveries=number))
 
-    def forget(self, message_id: str) -> None:
-        """The message was answered for good; raises ``BusUnavailable``."""
-        self._writer.put(self._key(message_id), DeliveryCount())
+    def forget(self, message_id: str, *, wait: bool) -> None:
+        """The message was answered for good; raises ``BusUnavailable``. Not waiting leaves a count when it fails."""
+        self._writer.put(self._key(message_id), DeliveryCount(), wait=wait)
 
     def _key(self, message_id: str) -> str:
         return f"{message_id}@{self._subscription}"

@@ -17,15 +17,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
-from google.protobuf.message import DecodeError
-from pulsar.exceptions import AlreadyClosed, PulsarException, Timeout
-
 import pulsar
+from google.protobuf.message import DecodeError
+
 from esper.oona.bus import MAX_DELIVERIES, BusClosed, BusUnavailable, DeadLetter, Message
 from esper.oona.pulsar.counts import Counts
 from esper.oona.pulsar.letters import Letters, letter_id
-from esper.oona.pulsar.link import describe
 from esper.oona.pulsar.names import FOR, ID, OURS
+from esper.oona.pulsar.tap import Tap
 from esper.oona.queues import Entry, SubscriptionQueue
 from leyline.topics import SubscriptionType
 from leyline.v1.bus_pb2 import Envelope
@@ -73,6 +72,7 @@ class Intake:
     """See the module.
 
     Args:
+        tap: the broker's consumer.
         seen: deliveries made by handles of this process that are closed; shared by a bus's intakes.
         counts: deliveries on the broker, for topics that have them.
         count: told ``delivered``, ``redelivered``, ``acknowledged``, ``dropped``, ``dead``.
@@ -81,14 +81,14 @@ class Intake:
     def __init__(
         self,
         queue: SubscriptionQueue,
-        consumer: pulsar.Consumer,
+        tap: Tap,
         letters: Letters,
         counts: Counts | None,
         seen: Seen,
         count: Count,
     ) -> None:
         self.queue = queue
-        self._consumer, self._letters, self._counts = consumer, letters, counts
+        self._tap, self._letters, self._counts = tap, letters, counts
         self._seen, self._count = seen, count
         self._by_broker = counts is not None and queue.kind is SubscriptionType.SHARED
         self._lock = threading.Lock()
@@ -134,7 +134,7 @@ class Intake:
                 self._fetching = True
                 try:
                     with self._unlocked():
-                        fetched = self._fetch(SLICE if left is None else min(left, SLICE))
+                        fetched = self._tap.fetch(SLICE if left is None else min(left, SLICE))
                 finally:
                     self._fetching = False
                     self._changed.notify_all()
@@ -193,17 +193,14 @@ class Intake:
                 if held.entry.deliveries:
                     self._seen.note(self._key(held.entry.message_id), held.entry.deliveries)
             self._changed.notify_all()
-        try:
-            self._consumer.close()
-        except PulsarException as error:
-            _LOG.info("%s: closing its consumer: %s", self._name, describe(error))
+        self._tap.close()
 
     def _key(self, message_id: str) -> tuple[str, str, str]:
         return self.queue.topic.name, self.queue.name, message_id
 
     @property
     def _name(self) -> str:
-        return f"{self.queue.topic.name}/{self.queue.name}"
+        return self._tap.name
 
     @contextmanager
     def _unlocked(self) -> Iterator[None]:
@@ -212,18 +209,6 @@ class Intake:
             yield
         finally:
             self._lock.acquire()
-
-    def _fetch(self, seconds: float) -> pulsar.Message | None:
-        try:
-            return self._consumer.receive(timeout_millis=round(seconds * 1000))
-        except Timeout:
-            return None
-        except AlreadyClosed:
-            if not self._closed:
-                raise BusUnavailable(f"{self._name}: the broker ended this consumer; subscribe again") from None
-            return None
-        except PulsarException as error:
-            raise BusUnavailable(f"{self._name}: {describe(error)}") from error
 
     def _admit(self, message: pulsar.Message) -> None:
         """Queue what the broker sent, unless it is here already, was answered before, or is not for us."""
@@ -235,7 +220,7 @@ class Intake:
         key = message.partition_key() or None
         target = properties.get(FOR, self.queue.name)
         if place in self._recent or target != self.queue.name or self.queue.only_key not in (None, key):
-            self._acknowledge(identity)
+            self._tap.acknowledge(identity)
             return
         own = MappingProxyType({name: value for name, value in properties.items() if not name.startswith(OURS)})
         message_id = properties.get(ID, f"{place[0]}:{place[1]}")
@@ -324,21 +309,21 @@ class Intake:
             self._return(entry)
             return
         self._doomed.pop(entry.message_id, None)
-        self._done(entry)
+        self._done(entry, dead=True)
         self._count("dead")
 
-    def _done(self, entry: Entry) -> None:
-        """Answered for good."""
+    def _done(self, entry: Entry, dead: bool = False) -> None:
+        """Answered for good. What is dead may be replayed, and must then be counted anew."""
         place = self._places.pop(entry.order, None)
         held = None if place is None else self._held.pop(place, None)
         if place is None or held is None:
             return
         self._recent.note(place, None)
-        self._acknowledge(held.identity)
+        self._tap.acknowledge(held.identity)
         if self._counts is not None:
             try:
                 with self._unlocked():
-                    self._counts.forget(entry.message_id)
+                    self._counts.forget(entry.message_id, wait=dead)
             except BusUnavailable as error:
                 _LOG.info("%s: the count of %s stays: %s", self._name, entry.message_id, error)
 
@@ -350,11 +335,4 @@ class Intake:
         place = self._places.pop(entry.order, None)
         held = None if place is None else self._held.pop(place, None)
         if held is not None:
-            self._consumer.negative_acknowledge(held.identity)
-
-    def _acknowledge(self, identity: pulsar.MessageId) -> None:
-        try:
-            self._consumer.acknowledge(identity)
-        except PulsarException as error:
-            # It will be offered again, and is remembered as answered.
-            _LOG.info("%s: an answer did not reach the broker: %s", self._name, describe(error))
+            self._tap.refuse(held.identity)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import pulsar
+
 from esper.oona.bus import DeadLetter, UnknownDeadLetter
 from esper.oona.pulsar.link import Link
 from esper.oona.pulsar.names import FOR, ID, dead

@@ -48,7 +48,7 @@ class Link:
     def __init__(self, settings: PulsarSettings, breaker: CircuitBreaker | None = None) -> None:
         self.settings = settings
         self.breaker = breaker or CircuitBreaker(
-            f"broker {settings.service_url}", failures=3, cooldown=0.5, longest_cooldown=5.0, counts=_Away
+            "connection", failures=3, cooldown=0.5, longest_cooldown=5.0, counts=_Away
         )
         self._lock = threading.Lock()
         self._client: pulsar.Client | None = None

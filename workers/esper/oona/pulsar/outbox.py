@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pulsar
 from pulsar.exceptions import PulsarException
 
-import pulsar
 from esper.errors import BadInput, BusError
 from esper.oona.bus import BusClosed, BusFull
 from esper.oona.pulsar.link import Link, describe
@@ -28,6 +28,9 @@ WINDOW = 256
 """Messages sent and not confirmed. Telemetry can be dropped until it is sent, so this is a small part of the queue."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts to open the producer."""
+LOST_SECONDS = 3.0
+"""How long a lost connection may take to come back by itself. The client waits ever longer, up to a minute, between its
+attempts; then a new producer is opened, and the messages are sent again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ class Lane:
         self._number = 0
         self._thread: threading.Thread | None = None
         self._closing = False
+        self._moved = time.monotonic()
         self._broken = ""
         self._problem = "not connected yet"
+        self._troubled = False
 
     def put(self, parcel: Parcel) -> int:
         """Queue it; returns how many were dropped for it. Raises ``BusFull`` on a topic that may not drop."""
@@ -112,6 +117,8 @@ class Lane:
                     wait = FIRST_WAIT
                 for number, parcel in batch:
                     self._send(producer, number, parcel)
+                if not batch and self._stalled() and not producer.is_connected():
+                    self._failed("the connection was lost")
             except BusClosed:
                 break
             except (BusError, BadInput, PulsarException) as error:
@@ -127,12 +134,15 @@ class Lane:
         _discard(producer)
 
     def _next(self, connected: bool) -> list[tuple[int, Parcel]] | None:
-        """Wait for something to send and room in the window; ``None`` when closing."""
+        """Wait for something to send and room in the window; empty when there is something to look after.
+
+        ``None`` when closing.
+        """
         with self._changed:
             while True:
                 if self._closing:
                     return None
-                if self._broken or (self._waiting and not connected):
+                if self._broken or (self._waiting and not connected) or self._late():
                     return []
                 room = self._window - len(self._sent)
                 if self._waiting and room > 0:
@@ -142,8 +152,21 @@ class Lane:
                         parcel = self._waiting.popleft()
                         self._sent[self._number] = parcel
                         batch.append((self._number, parcel))
+                    self._moved = time.monotonic()
                     return batch
-                self._changed.wait()
+                self._changed.wait(LOST_SECONDS / 3 if self._sent else None)
+
+    def _late(self) -> bool:
+        """Whether confirmations should have come long ago; holds the lock."""
+        return bool(self._sent) and time.monotonic() - self._moved > LOST_SECONDS
+
+    def _stalled(self) -> bool:
+        with self._changed:
+            late = self._late()
+            if late:
+                # Looked at now; when the broker is only slow this is not looked at in a loop.
+                self._moved = time.monotonic()
+            return late
 
     def _send(self, producer: pulsar.Producer, number: int, parcel: Parcel) -> None:
         # Outside the lock: the client may call back from its own thread, or at once from this one.
@@ -158,6 +181,7 @@ class Lane:
         with self._changed:
             if number not in self._sent:
                 return  # of a producer that was given up
+            self._moved = time.monotonic()
             if result == pulsar.Result.Ok:
                 del self._sent[number]
             else:
@@ -166,9 +190,9 @@ class Lane:
 
     def _opened(self) -> None:
         with self._changed:
-            if self._problem:
-                _LOG.info("%s: connected to %s", self._topic.name, self._link.settings.service_url)
+            _LOG.info("%s: connected to %s", self._topic.name, self._link.settings.service_url)
             self._problem = ""
+            self._troubled = False
 
     def _failed(self, problem: str) -> None:
         with self._changed:
@@ -177,8 +201,10 @@ class Lane:
     def _take_back(self) -> None:
         """Queue everything unconfirmed again, in its order, before what came later."""
         with self._changed:
-            if self._broken != self._problem:
-                _LOG.warning("%s: not sent: %s; trying again", self._topic.name, self._broken)
+            # Once for each outage: what follows is the same with other words.
+            level = logging.DEBUG if self._troubled else logging.WARNING
+            _LOG.log(level, "%s: not sent: %s; trying again", self._topic.name, self._broken)
+            self._troubled = True
             self._problem, self._broken = self._broken, ""
             self._waiting.extendleft(reversed(self._sent.values()))
             self._sent.clear()

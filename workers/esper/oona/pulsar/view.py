@@ -5,17 +5,20 @@ A message that is empty on the wire takes its key away, as a compaction does.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import pulsar
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as Payload
 from pulsar.exceptions import PulsarException
 
-import pulsar
 from esper.oona.bus import BusUnavailable
 from esper.oona.pulsar.link import Link, describe
+
+_LOG = logging.getLogger(__name__)
 
 P = TypeVar("P", bound=Payload)
 V = TypeVar("V")
@@ -51,6 +54,7 @@ class View(Generic[P, V]):
             while self._reader.has_message_available():
                 self._take(self._reader.read_next(timeout_millis=_READ_MILLISECONDS))
         except PulsarException as error:
+            _close(self._reader)
             self._reader = None  # begun anew next time: what it had read may be half of a change
             raise BusUnavailable(
                 f"broker {self._link.settings.service_url}: {self._topic} can't be read: {describe(error)}"
@@ -70,22 +74,40 @@ class View(Generic[P, V]):
 
 
 class Writer(Generic[P]):
-    """Writes to an internal topic and waits until the broker has it. Thread-safe."""
+    """Writes to an internal topic. Thread-safe."""
 
     def __init__(self, link: Link, topic: str, payload: type[P], timeout: float) -> None:
         self._link, self._topic, self._payload, self._timeout = link, topic, payload, timeout
         self._lock = threading.Lock()
         self._producer: pulsar.Producer | None = None
 
-    def put(self, key: str | None, payload: P, properties: dict[str, str] | None = None) -> None:
-        """Store it; raises ``BusUnavailable``, and then it may or may not be stored."""
+    def put(self, key: str | None, payload: P, properties: dict[str, str] | None = None, *, wait: bool = True) -> None:
+        """Store it, and wait until it is; raises ``BusUnavailable``, and then it may or may not be stored."""
         with self._lock:
             try:
                 if self._producer is None:
                     self._producer = self._link.producer(self._topic, self._payload, send_timeout=self._timeout)
-                self._producer.send(payload, properties=properties, partition_key=key)
+                if wait:
+                    self._producer.send(payload, properties=properties, partition_key=key)
+                else:
+                    self._producer.send_async(payload, self._answered, properties=properties, partition_key=key)
             except PulsarException as error:
+                _close(self._producer)
                 self._producer = None
                 raise BusUnavailable(
                     f"broker {self._link.settings.service_url}: {self._topic} can't be written: {describe(error)}"
                 ) from error
+
+    def _answered(self, result: pulsar.Result, _: pulsar.MessageId) -> None:
+        if result != pulsar.Result.Ok:
+            _LOG.debug("%s: not written: %s", self._topic, result)
+
+
+def _close(used: pulsar.Reader | pulsar.Producer | None) -> None:
+    """Close what failed: left alone it would go on trying to connect."""
+    if used is None:
+        return
+    try:
+        used.close()
+    except PulsarException as error:
+        _LOG.debug("closing what failed: %s", describe(error))
