@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -14,6 +13,7 @@ import pytest
 
 from esper.output import Silent
 from esper.output.readers import read_run
+from esper.tolaria.journal import Journal
 from esper.urza import SqlLibrary, State
 from esper.weatherlight import beside
 from esper.weatherlight.run import run
@@ -65,8 +65,9 @@ def test_a_run_takes_up_kernels_that_come_while_it_trains(tmp_path: Path, monkey
     assert watcher.trained_before == 2, "training did not wait for the kernels"
     assert len(watcher.seen[0]) == 1, "they were made in another process"
     assert pipelines() == [], "which is gone with the run"
-    journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    arrived = {entry["epoch"]: entry["arrived"] for entry in journal if entry.get("arrived")}
+    arrived = {
+        entry["epoch"]: entry["arrived"] for entry in Journal(out / "journal.jsonl").entries() if entry["arrived"]
+    }
     ((epoch, kernels),) = arrived.items()
     assert epoch == 3, "noted with the first epoch that ended after they were certified"
     assert len(kernels) == 3
