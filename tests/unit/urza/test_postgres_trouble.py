@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import threading
@@ -102,14 +103,13 @@ def test_order_is_by_bytes_whatever_language_the_server_speaks(library: SqlLibra
 
 
 def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..., Any]) -> None:
-    from sqlalchemy.dialects import postgresql
-
     from esper.urza import offers
 
-    query = KernelQuery(sample().interface, "x86_64-avx2", tags=("high_speed",), max_risk=0.5, toolchain="01234567")
-    asked = offers.statement(offers._conditions(query)).compile(
-        dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}
-    )
+    asked = offers.question(offers.Shape(True, 1, 1, None)).compile(dialect=library._database.engine.dialect)
+    values = {
+        "interface": hashlib.md5(b"7").hexdigest(), "hardware": "x86_64-avx2", "state": "Validated", "risk": 0.5,
+        "toolchain": "01234567", "strategies_0": "fast", "tags_0": "high_speed",
+    }  # fmt: skip
     digest = library.register_blueprint("mlp", sample().ir, 0.1)
     with library._database.writing() as session:
         many = session.connection()
@@ -122,7 +122,7 @@ def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..
         many.exec_driver_sql("INSERT INTO artifact_tags SELECT artifact_id, 'high_speed' FROM artifacts")
         many.exec_driver_sql("ANALYZE")
     with library._database.reading() as connection:
-        plan = " ".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {asked}".replace("%", "%%")))
+        plan = " ".join(row[0] for row in connection.exec_driver_sql(f"EXPLAIN {asked}", values))
     assert "ix_artifacts_offer" in plan
     assert "Seq Scan on artifact" not in plan
 

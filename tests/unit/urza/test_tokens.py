@@ -16,7 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from esper.urza import AccessDenied
-from esper.urza.service.tokens import MAX_TOKEN, REFRESH_SECONDS, Keys, KeysUnavailable, Tokens, from_issuer
+from esper.urza.service.tokens import (
+    KNOWN_SECONDS,
+    MAX_TOKEN,
+    REFRESH_SECONDS,
+    Keys,
+    KeysUnavailable,
+    Tokens,
+    from_issuer,
+)
 
 ISSUER, AUDIENCE = "https://issuer.test", "esper-urza"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -209,6 +217,33 @@ def test_fetched_keys_serve_for_their_time_and_not_longer() -> None:
         tokens.verify(signed())
     with pytest.raises(KeysUnavailable):
         tokens.keys.check()
+
+
+def test_a_token_seen_before_is_forgotten_with_its_key_its_end_and_after_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    issuer = Issuer([public(RSA, "rsa")])
+    tokens = issuer.tokens(leeway_seconds=0)
+    token, other = signed(exp=int(time.time()) + 600), signed(sub="other")
+    assert tokens.known(token) is None
+    caller = tokens.verify(token)
+    assert tokens.known(token) == caller
+    assert tokens.known(other) is None
+    issuer.now = 301
+    assert tokens.known(token) is None, "keys that are too old vouch for nobody"
+    issuer.keys = [public(ED, "ed")]
+    tokens.keys.check()
+    assert tokens.known(token) is None, "nor does a key that was withdrawn"
+    issuer.keys, issuer.now = [public(RSA, "rsa")], 1000
+    assert tokens.verify(token) == tokens.known(token)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 601)
+    assert tokens.known(token) is None, "it has ended"
+    monkeypatch.setattr(time, "time", real)
+    assert tokens.known(token) is not None
+    later = time.monotonic() + KNOWN_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert tokens.known(token) is None, "looked at again now and then"
 
 
 def test_a_new_key_is_found_and_strangers_cannot_make_us_ask_all_the_time() -> None:

@@ -224,15 +224,14 @@ def test_a_blob_swept_between_put_and_row_is_put_again(
 
 
 def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..., Any]) -> None:
-    from sqlalchemy.dialects import sqlite
+    from esper.urza import offers
 
-    from esper.urza import KernelQuery, offers
-
-    query = KernelQuery(sample().interface, "x86_64-avx2", tags=("high_speed",), max_risk=0.5, toolchain="01234567")
-    compiled = offers.statement(offers._conditions(query)).compile(
-        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
-    )
-    with library._database.reading() as connection:
-        plan = " / ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}"))
-    assert "SEARCH artifacts USING INDEX ix_artifacts_offer" in plan
-    assert "SCAN" not in plan
+    for shape in (offers.Shape(True), offers.Shape(True, 2, 2, None), offers.Shape(True, 1, 1, 3)):
+        asked = offers.question(shape).compile(dialect=library._database.engine.dialect)
+        with library._database.reading() as connection:
+            plan = " / ".join(
+                row[3]
+                for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("x",) * len(asked.positiontup))
+            )
+        assert "SEARCH artifacts USING INDEX ix_artifacts_offer" in plan
+        assert "SCAN" not in plan

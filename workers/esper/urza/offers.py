@@ -5,10 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, func, select
-from sqlalchemy.orm import aliased
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Dialect,
+    Float,
+    Select,
+    Text,
+    bindparam,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from esper.urza import checks
 from esper.urza.errors import InvalidEntry, UnknownArtifact
@@ -31,7 +45,7 @@ class Offer:
 
 def one(connection: Connection, artifact_id: str) -> KernelRecord:
     """See ``Library.record``."""
-    found = _records(_read(connection, [ArtifactRow.artifact_id == artifact_id]))
+    found = _records(_rows(connection.execute(statement([ArtifactRow.artifact_id == artifact_id]))))
     if not found:
         raise UnknownArtifact(f"artifact {artifact_id}: not in the library; ask for it to be built first")
     return found[0]
@@ -48,7 +62,7 @@ def in_states(
     asked = statement(conditions)
     if limit is not None:
         asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
-    return _records(sorted(_rows(connection, asked), key=lambda row: row.artifact_id))
+    return _records(sorted(_rows(connection.execute(asked)), key=lambda row: row.artifact_id))
 
 
 def matching(connection: Connection, query: KernelQuery) -> list[KernelRecord]:
@@ -62,60 +76,124 @@ def offered(connection: Connection, query: KernelQuery) -> list[Offer]:
 
 
 def _matching(connection: Connection, query: KernelQuery) -> list[_Row]:
-    found = _read(connection, _conditions(query), query.blueprints)
+    values = _values(query)
+    names = values["names"]
+    shape = Shape(
+        values["toolchain"] is not None, len(values["strategies"]), len(values["tags"]),
+        None if names is None else len(names),
+    )  # fmt: skip
+    found = _rows(_prepared(connection.dialect, shape).run(connection, _flat(values)), frozenset(names or ()))
     found.sort(key=lambda row: (row.blueprint, _ORDER[row.strategy], row.artifact_id))
     return found[: query.limit]
 
 
-def _conditions(query: KernelQuery) -> list[ColumnElement[bool]]:
+def _values(query: KernelQuery) -> dict[str, Any]:
+    """What a query asks for, checked."""
     if not isinstance(query.hardware, str) or not 0 < len(query.hardware) <= MAX_HARDWARE:
         raise InvalidEntry(f"query hardware {describe(query.hardware)}: must name a target")
-    if not query.hardware.isprintable():
-        raise InvalidEntry(f"query hardware {describe(query.hardware)}: must be printable")
     if query.limit is not None and query.limit < 0:
         raise InvalidEntry(f"query limit {query.limit}: must be at least 0")
-    conditions = [
-        ArtifactRow.interface_digest == query.interface.digest(),
-        ArtifactRow.hardware == query.hardware,
-        ArtifactRow.state == State.VALIDATED.value,
-        ArtifactRow.risk <= checks.risk(query.max_risk, "query max_risk"),
+    unknown = [strategy for strategy in query.strategies if strategy not in STRATEGIES]
+    if unknown:
+        raise InvalidEntry(f"query strategy {describe(unknown[0])}: must be one of {', '.join(STRATEGIES)}")
+    toolchain, names = query.toolchain, query.blueprints
+    return {
+        "interface": query.interface.digest(),
+        "hardware": checks.printable(query.hardware, "query hardware", MAX_HARDWARE),
+        "state": State.VALIDATED.value,
+        "risk": checks.risk(query.max_risk, "query max_risk"),
+        "toolchain": None if toolchain is None else checks.printable(toolchain, "query toolchain", 128)[:8],
+        "strategies": sorted(set(query.strategies)),
+        "tags": checks.tags(query.tags),
+        "names": None if names is None else sorted({checks.printable(name, "query blueprint", 128) for name in names}),
+    }
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with a name for each value, as ``question`` calls them."""
+    flat = {name: values[name] for name in ("interface", "hardware", "state", "risk", "toolchain")}
+    for kind in ("strategies", "tags", "names"):
+        flat |= {f"{kind}_{number}": value for number, value in enumerate(values[kind] or ())}
+    return flat
+
+
+class Shape(NamedTuple):
+    """What a query's SQL depends on: which conditions it has, and with how many values."""
+
+    toolchain: bool = False
+    strategies: int = 0
+    tags: int = 0
+    names: int | None = None
+
+
+def question(shape: Shape) -> Select[Any]:
+    """The query of a shape, its values as parameters."""
+    conditions: list[ColumnElement[bool]] = [
+        ArtifactRow.interface_digest == bindparam("interface", type_=Text),
+        ArtifactRow.hardware == bindparam("hardware", type_=Text),
+        ArtifactRow.state == bindparam("state", type_=Text),
+        ArtifactRow.risk <= bindparam("risk", type_=Float),
     ]
-    if query.toolchain is not None:
-        checks.printable(query.toolchain, "query toolchain", 128)
-        conditions.append(ArtifactRow.toolchain == query.toolchain[:8])
-    if query.strategies:
-        unknown = [strategy for strategy in query.strategies if strategy not in STRATEGIES]
-        if unknown:
-            raise InvalidEntry(f"query strategy {describe(unknown[0])}: must be one of {', '.join(STRATEGIES)}")
-        conditions.append(ArtifactRow.strategy.in_(sorted(query.strategies)))
-    for tag in checks.tags(query.tags):
+    if shape.toolchain:
+        conditions.append(ArtifactRow.toolchain == bindparam("toolchain", type_=Text))
+    if shape.strategies:
+        conditions.append(_one_of(ArtifactRow.strategy, "strategies", shape.strategies))
+    for number in range(shape.tags):
         # Asked row by row: few artifacts fit the interface, many of all may have the tag.
         carried = aliased(TagRow)
-        conditions.append(
-            select(carried.tag).where(carried.artifact_id == ArtifactRow.artifact_id, carried.tag == tag).exists()
-        )
-    if query.blueprints is not None:
-        names = sorted({checks.printable(name, "query blueprint", 128) for name in query.blueprints})
-        called = select(BlueprintNameRow.blueprint).where(BlueprintNameRow.name.in_(names))
-        conditions.append(ArtifactRow.blueprint.in_(called) | ArtifactRow.blueprint.in_(names))
-    return conditions
+        wanted = carried.tag == bindparam(f"tags_{number}", type_=Text)
+        conditions.append(select(carried.tag).where(carried.artifact_id == ArtifactRow.artifact_id, wanted).exists())
+    called = None
+    if shape.names is not None:
+        called = _one_of(BlueprintNameRow.name, "names", shape.names)
+        designs = select(BlueprintNameRow.blueprint).where(called)
+        conditions.append(ArtifactRow.blueprint.in_(designs) | _one_of(ArtifactRow.blueprint, "names", shape.names))
+    return statement(conditions, called)
 
 
-def statement(conditions: Sequence[ColumnElement[bool]], names: Iterable[str] | None = None) -> Select[Any]:
+def _one_of(column: InstrumentedAttribute[str], kind: str, count: int) -> ColumnElement[bool]:
+    return or_(false(), *(column == bindparam(f"{kind}_{number}", type_=Text) for number in range(count)))
+
+
+class _Prepared:
+    """A statement as the driver takes it. Writing it anew costs more than most answers do."""
+
+    def __init__(self, dialect: Dialect, asked: Select[Any]) -> None:
+        compiled = asked.compile(dialect=dialect)
+        self._text = str(compiled)
+        self._order = getattr(compiled, "positiontup", None) if compiled.positional else None
+        self._names = tuple(compiled.params)
+
+    def run(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
+        """Every row; the values go to the driver as parameters."""
+        given: Any
+        if self._order is not None:
+            given = tuple(values[name] for name in self._order)
+        else:
+            given = {name: values[name] for name in self._names}
+        return connection.exec_driver_sql(self._text, given).all()
+
+
+@lru_cache(maxsize=256)
+def _prepared(dialect: Dialect, shape: Shape) -> _Prepared:
+    return _Prepared(dialect, question(shape))
+
+
+def statement(conditions: Sequence[ColumnElement[bool]], called: ColumnElement[bool] | None = None) -> Select[Any]:
     """Artifacts with tags, name and the report that decided, in one question and no order.
 
     Asked for an order, a database would rather walk an index that has it than use the one that finds few rows. The
-    smallest name stands for a design that has several, of ``names`` if it has one of them.
+    smallest name stands for a design that has several, of those ``called`` so if it has one of them.
     """
     tags = (
-        select(func.aggregate_strings(TagRow.tag, " "))
+        select(func.aggregate_strings(TagRow.tag, literal_column("' '")))  # type: ignore[arg-type]  # takes any element
         .where(TagRow.artifact_id == ArtifactRow.artifact_id)
         .correlate(ArtifactRow)
         .scalar_subquery()
     )
     name = select(func.min(BlueprintNameRow.name)).where(BlueprintNameRow.blueprint == ArtifactRow.blueprint)
-    if names is not None:
-        name = name.where(BlueprintNameRow.name.in_(sorted(set(names))))
+    if called is not None:
+        name = name.where(called)
     columns = (
         ArtifactRow.artifact_id, ArtifactRow.strategy, ArtifactRow.state, ArtifactRow.ratio, ArtifactRow.latency_ms,
         ArtifactRow.memory_mb, ArtifactRow.risk, ArtifactRow.flops, ArtifactRow.parameters, ArtifactRow.hardware,
@@ -152,15 +230,9 @@ class _Row(NamedTuple):
     report: str | None
 
 
-def _read(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], names: Sequence[str] | None = None
-) -> list[_Row]:
-    return _rows(connection, statement(conditions, names), frozenset(names or ()))
-
-
-def _rows(connection: Connection, asked: Select[Any], digests: frozenset[str] = frozenset()) -> list[_Row]:
+def _rows(read: Iterable[Sequence[Any]], digests: frozenset[str] = frozenset()) -> list[_Row]:
     found = []
-    for row in map(_Row._make, connection.execute(asked).all()):
+    for row in map(_Row._make, read):
         # A design asked for by its digest is called by it, unless a name it was asked for by comes before.
         nameless = row.blueprint is None or (row.digest in digests and row.digest < row.blueprint)
         found.append(row._replace(blueprint=row.digest) if nameless else row)

@@ -7,15 +7,19 @@ away in the middle of it.
 from __future__ import annotations
 
 import hashlib
+import time
 
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, func, select
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from esper.urza.errors import LibraryBusy, LibraryError, LibraryFull, LibraryUnavailable
 
 CONNECT_SECONDS = 5
 POOL, OVERFLOW = 8, 24
+IDLE_SECONDS = 5.0
 _REFUSED = {
     "28": "refuses the user or the password; check the credentials in its URL",
     "3D": "has no such database; create it, or name another one",
@@ -47,7 +51,6 @@ class Postgres:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=self._busy_seconds,
-            pool_pre_ping=True,
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
                 "application_name": "urza",
@@ -58,6 +61,8 @@ class Postgres:
                 "keepalives_count": 4,
             },
         )
+        event.listen(engine, "checkin", _remember)
+        event.listen(engine, "checkout", _check)
         reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         return reading, engine.execution_options(isolation_level="READ COMMITTED")
 
@@ -87,3 +92,18 @@ class Postgres:
         if gone or state.startswith(_LATER):
             return LibraryUnavailable(f"{self.place}: can't be reached or is going away ({said}); is the server up?")
         return LibraryError(f"{self.place}: {said}")
+
+
+def _remember(connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["idle_since"] = time.monotonic()
+
+
+def _check(connection: psycopg.Connection[object], record: ConnectionPoolEntry, proxy: object) -> None:
+    """Ask a connection that was idle for a while whether its server is still there; a busy one need not be asked."""
+    if time.monotonic() - record.info.get("idle_since", time.monotonic()) < IDLE_SECONDS:
+        return
+    try:
+        connection.execute("SELECT 1")
+        connection.rollback()
+    except psycopg.Error as error:
+        raise DisconnectionError from error

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import structlog
 from anyio import to_thread
 from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
+from limits.aio.storage import MemoryStorage
+from limits.aio.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esper.urza.errors import AccessDenied, TooManyRequests
@@ -92,13 +92,13 @@ class Gate:
             caller = await self._caller(headers.get(b"authorization", b""))
         except AccessDenied as error:
             self._metrics.refused("token")
-            if not self._limiter.hit(self._per_stranger, "stranger", address):
+            if not await self._limiter.hit(self._per_stranger, "stranger", address):
                 return self._too_many("this address")
             return 401, "AccessDenied", str(error)
         except KeysUnavailable as error:
             self._metrics.refused("keys unavailable")
             return 503, "LibraryUnavailable", str(error)
-        if not self._limiter.hit(self._per_caller, "caller", caller.subject):
+        if not await self._limiter.hit(self._per_caller, "caller", caller.subject):
             return self._too_many("this caller")
         scope["state"]["caller"] = caller
         return None
@@ -107,6 +107,9 @@ class Gate:
         scheme, _, token = authorization.decode("latin-1").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
             raise AccessDenied("token: send one as `Authorization: Bearer …`")
+        known = self._tokens.known(token.strip())
+        if known is not None:
+            return known
         if self._tokens.keys.ready(self._tokens.key_id(token.strip())):
             return self._tokens.verify(token.strip())
         return await to_thread.run_sync(self._tokens.verify, token.strip())  # asks the issuer first

@@ -7,6 +7,7 @@ When the issuer's keys can't be had, nobody is let in: that is ``KeysUnavailable
 
 from __future__ import annotations
 
+import hashlib
 import json
 import ssl
 import threading
@@ -27,6 +28,9 @@ ROLES = ("reader", "trainer", "worker", "admin")
 MAX_TOKEN = 16 << 10
 MAX_KEYS_BYTES = 1 << 20
 FETCH_SECONDS = 5.0
+KNOWN_TOKENS = 4096
+KNOWN_SECONDS = 30.0
+"""How many verified tokens are remembered, and for how long: a caller sends the same one with every request."""
 REFRESH_SECONDS = 10.0
 """How long an unknown key id, or an issuer that was away, waits before the keys are fetched again."""
 _ALGORITHMS: Mapping[str, frozenset[str]] = {
@@ -53,6 +57,16 @@ class Caller:
 class _Key:
     key: Any
     algorithms: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """``expires`` by the wall clock, as the token says; ``until`` is when this is forgotten."""
+
+    caller: Caller
+    kid: str
+    expires: float
+    until: float
 
 
 @dataclass(slots=True)
@@ -136,6 +150,14 @@ class Tokens:
         self.keys = keys
         self._issuer, self._audience, self._leeway = issuer, audience, leeway_seconds
         self._claim, self._subjects = roles_claim, dict(subjects or {})
+        self._verified: dict[bytes, _Verified] = {}
+
+    def known(self, token: str) -> Caller | None:
+        """Who a token stands for that was verified a moment ago, has not ended, and whose key is still published."""
+        found = self._verified.get(_name_of(token))
+        if found is None or found.until < time.monotonic() or found.expires < time.time():
+            return None
+        return found.caller if self.keys.ready(found.kid) else None
 
     def key_id(self, token: str) -> str:
         """The id of the key a token says it was signed with; raises ``AccessDenied``."""
@@ -165,7 +187,12 @@ class Tokens:
         said = claims.get(self._claim, ())
         listed = said if isinstance(said, list) else ()
         roles = frozenset(role for role in (*listed, *self._subjects.get(subject, ())) if role in ROLES)
-        return Caller(subject, roles)
+        caller = Caller(subject, roles)
+        if len(self._verified) >= KNOWN_TOKENS:
+            self._verified.clear()
+        ends = float(claims["exp"]) + self._leeway
+        self._verified[_name_of(token)] = _Verified(caller, kid, ends, time.monotonic() + KNOWN_SECONDS)
+        return caller
 
     def _header(self, token: str) -> tuple[str, str]:
         if len(token) > MAX_TOKEN:
@@ -178,6 +205,11 @@ class Tokens:
         if not isinstance(kid, str) or not kid or not isinstance(algorithm, str) or "crit" in header:
             raise AccessDenied("token: its header does not name key and algorithm, or demands what is not understood")
         return kid, algorithm
+
+
+def _name_of(token: str) -> bytes:
+    """What a token is remembered by: not itself."""
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 def from_file(path: Path) -> Callable[[], bytes]:
