@@ -17,7 +17,7 @@ WORDS = {
     "between-2": "fixed size, larger",
     "final": "the final architecture from scratch",
     "heuristic": "the heuristic, every seed judged by its twin",
-    "random-slot": "the heuristic decides when, a draw decides where",
+    "random-slot": "the heuristic without knowledge of slots: one is drawn",
     "random": "moment, slot and kernel drawn at random, judged",
     "always": "grows wherever it may from the first epoch, no judge",
     "fixed": "one kernel in the first slot after epoch 2, no judge",
