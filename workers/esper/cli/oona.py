@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -52,11 +53,9 @@ def provision(
       esper oona provision --config pulsar.yaml --dry-run
       esper oona provision --config pulsar.yaml
     """
-    from esper.oona.pulsar import load_settings
-    from esper.oona.pulsar import provision as make
-
-    settings = load_settings(config)
-    changes = make(settings, dry_run=dry_run)
+    adapter = _adapter()
+    settings = adapter.load_settings(config)
+    changes = adapter.provision(settings, dry_run=dry_run)
     space = f"{settings.tenant}/{settings.namespace}"
     if as_json:
         _write([{"what": each.what, "before": each.before, "after": each.after} for each in changes])
@@ -194,11 +193,22 @@ def drop(
             typer.echo(f"dropped {letter.letter_id} of {letter.topic}: {letter.cause}")
 
 
+def _adapter() -> ModuleType:
+    from esper.errors import BadInput
+
+    try:
+        from esper.oona import pulsar
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{error.name} is not installed; the bus on a broker needs the extra: esper-train[worker]"
+        ) from error
+    return pulsar
+
+
 @contextmanager
 def _bus(config: Path | None) -> Iterator[Bus]:
-    from esper.oona.pulsar import PulsarBus, load_settings
-
-    bus = PulsarBus(load_settings(config))
+    adapter = _adapter()
+    bus = adapter.PulsarBus(adapter.load_settings(config))
     try:
         yield bus
     finally:
