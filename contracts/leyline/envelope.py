@@ -119,7 +119,7 @@ def open_(
     id (or none) a replay. ``freshness`` in seconds binds commands only.
 
     Raises MalformedEnvelope, UnknownKey, WrongTopic, ForgedEnvelope, StaleEnvelope, ReplayedEnvelope, OutOfSequence,
-    or EnvelopeError when the guard is full. Nothing that fails a check leaves a trace in the guard.
+    or ReplayGuardFull. Nothing that fails a check leaves a trace in the guard.
     """
     if not (math.isfinite(now) and now >= 0):
         raise EnvelopeError(f"now is {now}; pass seconds since 1970")

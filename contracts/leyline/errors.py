@@ -120,6 +120,10 @@ class ReplayedEnvelope(EnvelopeError):
         super().__init__(problem)
 
 
+class ReplayGuardFull(EnvelopeError):
+    """The guard can remember no more: nothing is wrong with this message, and there is room again later."""
+
+
 class StaleEnvelope(EnvelopeError):
     """The envelope has expired, or is older than the topic's freshness."""
 

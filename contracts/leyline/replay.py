@@ -6,7 +6,7 @@ import heapq
 from dataclasses import dataclass
 from typing import Any
 
-from leyline.errors import EnvelopeError, OutOfSequence, ReplayedEnvelope, StaleEnvelope
+from leyline.errors import EnvelopeError, OutOfSequence, ReplayedEnvelope, ReplayGuardFull, StaleEnvelope
 
 Stream = tuple[str, str, str]
 _SCHEMA = 1
@@ -47,7 +47,7 @@ class ReplayGuard:
         """Remember a verified message; True when it is a redelivery of one not yet done.
 
         ``sequence`` is None on topics without order. ``until`` is when the message expires.
-        Raises ReplayedEnvelope, OutOfSequence, StaleEnvelope, or EnvelopeError when full; then nothing changed.
+        Raises ReplayedEnvelope, OutOfSequence, StaleEnvelope, or ReplayGuardFull; then nothing changed.
         """
         entry = self._seen.get(nonce)
         if entry is not None:
@@ -66,10 +66,12 @@ class ReplayGuard:
             if last is not None and sequence <= last:
                 raise OutOfSequence(f"{stream[2]} of run {stream[1]!r} sent {sequence} after {last} on {stream[0]}")
             if last is None and len(self._last) >= self._max_streams:
-                raise EnvelopeError(f"{self._max_streams} streams are known; forget finished runs with forget_run")
+                raise ReplayGuardFull(f"{self._max_streams} streams are known; forget finished runs with forget_run")
         self._evict(now)
         if len(self._seen) >= self._capacity:
-            raise EnvelopeError(f"{self._capacity} messages are still fresh; raise the capacity or slow the producers")
+            raise ReplayGuardFull(
+                f"{self._capacity} messages are still fresh; raise the capacity or slow the producers"
+            )
         self._seen[nonce] = _Entry(message_id, until)
         heapq.heappush(self._expiry, (until, nonce))
         if sequence is not None:

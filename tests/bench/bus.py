@@ -38,6 +38,8 @@ from real_pulsar import Broker
 PAYLOAD = 512
 RATE = 500
 """Messages a second when paced: a hundred runs with five messages a second each."""
+TTL = 60.0
+"""Seconds; a guard remembers a message that long."""
 GOAL = 0.9
 SUBSCRIPTION = "urza"
 _SECRET = bytes(range(32))
@@ -195,7 +197,7 @@ def _produce(given: dict[str, Any], end: Connection) -> None:
         end.send(time.time())
         for _ in _pace(*order):
             sequence += 1
-            data = seal(payload, kind, FIELD_REPORTS, "tamiyo", sequence, signer, time.time(), 600.0)
+            data = seal(payload, kind, FIELD_REPORTS, "tamiyo", sequence, signer, time.time(), TTL)
             while True:
                 try:
                     bus.publish(FIELD_REPORTS, data, key="blueprint")

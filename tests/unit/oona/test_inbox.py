@@ -12,8 +12,9 @@ from esper.errors import BusError
 from esper.oona import MAX_DELIVERIES, Inbox, InProcessBus, Message, Outcome
 from leyline.envelope import MAX_ENVELOPE, MAX_TTL, Opened
 from leyline.keys import Signer
+from leyline.replay import ReplayGuard
 from leyline.topics import COMMANDS, COMPILE, FIELD_REPORTS
-from mail import Sender, report, request
+from mail import Sender, name_of, report, request
 
 
 class Consumer:
@@ -157,3 +158,28 @@ def test_an_order_for_another_topic_is_not_taken(bus: InProcessBus, sender: Send
     assert set(consumer.take_all()) == {Outcome.REFUSED}
     assert dict(consumer.inbox.refused) == {"WrongTopic": MAX_DELIVERIES}
     assert COMMANDS not in {letter.topic for letter in bus.dead_letters()}
+
+
+def test_a_full_guard_holds_messages_up_and_loses_none(bus: InProcessBus, sender: Sender) -> None:
+    now = [time.time()]
+    subscription = bus.subscribe(COMPILE, "w")
+    inbox = Inbox(subscription, sender.ring(), ReplayGuard(capacity=2), clock=lambda: now[0])
+    acted: list[str] = []
+
+    def take() -> Outcome | None:
+        return inbox.take(lambda payload, _, __: acted.append(name_of(payload)), 0)
+
+    brief = Sender(bus, "weatherlight", ttl=10.0)
+    brief.signer = sender.signer
+    for number in range(2):
+        brief.send(request(number))
+    for number in range(2, 5):
+        sender.send(request(number))
+    assert [take() for _ in range(4)] == [Outcome.HANDLED, Outcome.HANDLED, None, None]
+    now[0] += 11.0  # the first two can't be opened any more and need not be remembered
+    assert [take() for _ in range(3)] == [Outcome.HANDLED, Outcome.HANDLED, None]
+    now[0] += 3600.0 - 60.0
+    assert take() is None, "they are fresh for an hour"
+    assert acted == [f"artifact-{number}" for number in range(4)]
+    assert dict(inbox.refused) == {}
+    assert bus.dead_letters() == []

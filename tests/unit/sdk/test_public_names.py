@@ -55,6 +55,7 @@ CONTRACT_ERRORS = {
     "MalformedEnvelope": "EnvelopeError",
     "ForgedEnvelope": "EnvelopeError",
     "ReplayedEnvelope": "EnvelopeError",
+    "ReplayGuardFull": "EnvelopeError",
     "StaleEnvelope": "EnvelopeError",
     "WrongTopic": "EnvelopeError",
     "OutOfSequence": "EnvelopeError",

@@ -16,7 +16,7 @@ import enum
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -24,12 +24,17 @@ from google.protobuf.message import Message as Payload
 
 from esper.oona.bus import Message, Subscription
 from leyline.envelope import FRESHNESS, Opened, open_
-from leyline.errors import EnvelopeError, ReplayedEnvelope
+from leyline.errors import EnvelopeError, ReplayedEnvelope, ReplayGuardFull
 from leyline.keys import KeyRing
 from leyline.messages import decode
 from leyline.replay import ReplayGuard
 
 _LOG = logging.getLogger(__name__)
+
+REMEMBERED = 262_144
+"""Messages a guard of its own remembers while they are fresh; some 60 MB when it does. Beyond, the inbox waits."""
+PATIENCE = 1.0
+"""Seconds between looks whether a full guard has room."""
 
 Handler = Callable[[Payload, Opened, Message], object]
 
@@ -63,7 +68,8 @@ class Inbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._subscription, self._keyring = subscription, keyring
-        self._guard = ReplayGuard() if guard is None else guard
+        self._guard = ReplayGuard(capacity=REMEMBERED) if guard is None else guard
+        self._waiting: deque[Message] = deque()
         self._freshness, self._clock = freshness, clock
         self._lock = threading.Lock()
         self._refused: Counter[str] = Counter()
@@ -80,11 +86,16 @@ class Inbox:
         What ``handler`` raises becomes the cause of the refusal; it is logged, not raised. Raises what ``receive``
         raises.
         """
-        message = self._subscription.receive(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        message = self._next(timeout)
         if message is None:
             return None
         try:
-            payload, opened = self._open(message)
+            payload, opened = self._open_patiently(message, deadline)
+        except ReplayGuardFull:
+            with self._lock:
+                self._waiting.append(message)
+            return None
         except ReplayedEnvelope as error:
             if not error.handled:
                 return self._refuse(message, error)
@@ -102,6 +113,24 @@ class Inbox:
             self._guard.done(opened.nonce)
         self._subscription.ack(message)
         return Outcome.HANDLED
+
+    def _next(self, timeout: float | None) -> Message | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+        return self._subscription.receive(timeout)
+
+    def _open_patiently(self, message: Message, deadline: float | None) -> tuple[Payload, Opened]:
+        """Open it, waiting until ``deadline`` for room in the guard; what is fresh runs out with time."""
+        while True:
+            try:
+                return self._open(message)
+            except ReplayGuardFull as error:
+                _LOG.warning("%s: waits: %s", self._where(message), error)
+                left = PATIENCE if deadline is None else min(PATIENCE, deadline - time.monotonic())
+                if left <= 0:
+                    raise
+                time.sleep(left)
 
     def _open(self, message: Message) -> tuple[Payload, Opened]:
         with self._lock:
