@@ -29,8 +29,8 @@ class Backend(Protocol):
     url: URL
     place: str
 
-    def engines(self) -> tuple[Engine, Engine]:
-        """One for reading and one for writing, on one pool."""
+    def engines(self) -> tuple[Engine, Engine, Engine]:
+        """For reading, for writing and for asking once, all on one pool."""
 
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Take a lock known to all processes by its name until the transaction ends."""
@@ -52,7 +52,7 @@ class Database:
     def __init__(self, url: str | Path, *, busy_seconds: float = 30.0) -> None:
         self._backend = _backend(url, busy_seconds)
         self.place = self._backend.place
-        self.engine, self._writer = self._backend.engines()
+        self.engine, self._writer, self._asker = self._backend.engines()
 
     @property
     def shared(self) -> bool:
@@ -63,6 +63,12 @@ class Database:
     def reading(self) -> Iterator[Connection]:
         """A snapshot: sees one state of the database throughout, whatever others write."""
         with self._translated(), self.engine.connect() as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def asking(self) -> Iterator[Connection]:
+        """For a single question, which sees one state by itself; two of them may see two."""
+        with self._translated(), self._asker.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager

@@ -43,8 +43,8 @@ class Postgres:
         self.place = f"postgresql://{url.host or 'localhost'}:{url.port or 5432}/{url.database or ''}"
         self._busy_seconds = busy_seconds
 
-    def engines(self) -> tuple[Engine, Engine]:
-        """One for reading, where each transaction sees one state throughout, and one for writing, on one pool."""
+    def engines(self) -> tuple[Engine, Engine, Engine]:
+        """For reading, where a transaction sees one state throughout; writing; and asking once; all on one pool."""
         milliseconds = max(1, round(self._busy_seconds * 1e3))
         engine = create_engine(
             self.url,
@@ -64,7 +64,9 @@ class Postgres:
         event.listen(engine, "checkin", _remember)
         event.listen(engine, "checkout", _check)
         reading = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        return reading, engine.execution_options(isolation_level="READ COMMITTED")
+        # A single statement sees one state anyway, and without a transaction it is one message instead of three.
+        asking = engine.execution_options(isolation_level="AUTOCOMMIT")
+        return reading, engine.execution_options(isolation_level="READ COMMITTED"), asking
 
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Take a lock known to all processes by its name until the transaction ends."""

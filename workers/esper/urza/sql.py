@@ -188,22 +188,22 @@ class SqlLibrary:
     def record(self, artifact_id: str | ArtifactId) -> KernelRecord:
         """See ``Library.record``."""
         identity = str(checks.artifact_id(artifact_id))
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return offers.one(connection, identity)
 
     def records(self, states: Iterable[State] = (), after: str = "", limit: int | None = None) -> list[KernelRecord]:
         """See ``Library.records``; those whose ids come after ``after``, at most ``limit``."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return offers.in_states(connection, states, after, limit)
 
     def query(self, query: KernelQuery) -> list[KernelRecord]:
         """See ``Library.query``."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return offers.matching(connection, query)
 
     def offered(self, query: KernelQuery) -> list[offers.Offer]:
         """The answer to a query with the reports as they are stored, for those who only pass them on."""
-        with self._database.reading() as connection:
+        with self._database.asking() as connection:
             return offers.offered(connection, query)
 
     def files(self, artifact_id: str | ArtifactId) -> list[ArtifactFile]:

@@ -31,12 +31,12 @@ class Sqlite:
         except OSError as error:
             raise LibraryUnavailable(f"{self.place}: its directory can't be made: {error.strerror or error}") from error
 
-    def engines(self) -> tuple[Engine, Engine]:
-        """One for reading and one for writing, on one pool."""
+    def engines(self) -> tuple[Engine, Engine, Engine]:
+        """For reading, for writing and for asking once, all on one pool."""
         engine = create_engine(self.url, connect_args={"timeout": self._busy_seconds}, pool_size=8, max_overflow=24)
         event.listen(engine, "connect", self._prepare)
         event.listen(engine, "begin", _begin)
-        return engine, engine.execution_options(**{_WRITES: True})
+        return engine, engine.execution_options(**{_WRITES: True}), engine
 
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Nothing to do: whoever writes is alone."""

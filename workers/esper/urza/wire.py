@@ -178,13 +178,6 @@ class Collect(Wire):
     older_than_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 86_400.0
 
 
-class StateAnswer(Wire):
-    """The state an artifact is in now."""
-
-    artifact_id: str
-    state: str
-
-
 class ErrorDetail(Wire):
     """``code`` names the kind of error, ``trace_id`` the request in the service's logs."""
 
