@@ -180,6 +180,12 @@ def _pace(messages: int, rate: float | None) -> Iterator[int]:
         yield number
 
 
+def _wanted() -> bool:
+    """Whether the benchmark still runs: one that was killed leaves nobody behind."""
+    parent = multiprocessing.parent_process()
+    return parent is None or parent.is_alive()
+
+
 def _payload() -> bytes:
     return encode(FieldReport(run="bench", seed_id="seed", reason="x" * (PAYLOAD - 20)))
 
@@ -198,7 +204,7 @@ def _produce(given: dict[str, Any], end: Connection) -> None:
         for _ in _pace(*order):
             sequence += 1
             data = seal(payload, kind, FIELD_REPORTS, "tamiyo", sequence, signer, time.time(), TTL)
-            while True:
+            while _wanted():
                 try:
                     bus.publish(FIELD_REPORTS, data, key="blueprint")
                     break
@@ -215,8 +221,8 @@ def _consume(given: dict[str, Any], end: Connection) -> None:
     end.send("ready")
     while (messages := end.recv()) is not None:
         late: list[float] = []
-        while len(late) < messages:
-            inbox.take(lambda _, opened, __, late=late: late.append(time.time() - opened.issued_at), 30.0)
+        while len(late) < messages and _wanted():
+            inbox.take(lambda _, opened, __, late=late: late.append(time.time() - opened.issued_at), 5.0)
         end.send((time.time(), late))
     if inbox.refused:
         raise RuntimeError(f"messages were refused: {dict(inbox.refused)}")
