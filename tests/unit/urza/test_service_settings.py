@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,10 @@ def test_the_commands_make_both(tmp_path: Path) -> None:
     assert runner.invoke(app, ["urza", "keygen", str(tmp_path)]).exit_code == 2
     bad = ["urza", "token", str(tmp_path), "--subject", "a", "--role", "root", "--issuer", "x"]
     assert runner.invoke(app, bad).exit_code == 2
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "esper.urza.issuing", None)
+    asked = CliRunner().invoke(app, ["urza", "keygen", str(tmp_path)])
+    assert asked.exit_code == 2
+    assert "esper-train[urza]" in asked.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from esper.cli.guard import guarded
+from esper.errors import BadInput
 
 urza = typer.Typer(no_args_is_help=True, help="The kernel library as a service.")
 
@@ -51,9 +54,10 @@ def serve(
 
       esper urza serve --config urza.yaml
     """
-    from esper.urza.service.serving import migrate as bring_up
-    from esper.urza.service.serving import serve as serve_it
-    from esper.urza.service.settings import load
+    with _extra():
+        from esper.urza.service.serving import migrate as bring_up
+        from esper.urza.service.serving import serve as serve_it
+        from esper.urza.service.settings import load
 
     given: dict[str, Any] = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = load(config, **given)
@@ -73,8 +77,9 @@ def migrate(config: Settings = None, debug: Debug = False) -> None:
 
       esper urza migrate --config urza.yaml
     """
-    from esper.urza.service.serving import migrate as bring_up
-    from esper.urza.service.settings import load
+    with _extra():
+        from esper.urza.service.serving import migrate as bring_up
+        from esper.urza.service.settings import load
 
     typer.echo(f"schema {bring_up(load(config))}")
 
@@ -94,7 +99,8 @@ def keygen(
 
       esper urza keygen keys
     """
-    from esper.urza.issuing import make_key
+    with _extra():
+        from esper.urza.issuing import make_key
 
     typer.echo(make_key(directory))
 
@@ -116,7 +122,19 @@ def token(
 
       esper urza token keys --issuer local --subject run-1 --role trainer
     """
-    from esper.urza.issuing import sign_token
+    with _extra():
+        from esper.urza.issuing import sign_token
 
     roles = [each.value for each in role]
     typer.echo(sign_token(directory, subject, roles, issuer=issuer, audience=audience, seconds=hours * 3600))
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Say which extra brings what can't be imported."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{error.name} is not installed; the library's service needs the extra: esper-train[urza]"
+        ) from error
