@@ -120,7 +120,7 @@ def behind_gate(
     """A closed gate, a bus behind it, and one in the same namespace that goes around it."""
     settings = settings_for(need_broker(), namespace=namespace, **given)
     gate = Gate(settings.service_url)
-    behind = PulsarBus(settings.model_copy(update={"service_url": gate.url, "operation_timeout_seconds": 1.0}), topics)
+    behind = PulsarBus(settings.model_copy(update={"service_url": gate.url, "operation_timeout_seconds": 5.0}), topics)
     around = PulsarBus(settings, topics)
     try:
         yield gate, behind, around

@@ -31,7 +31,7 @@ TOPICS = {
     }.items()
 }
 CAPACITY = 8
-PATIENCE = 15.0
+PATIENCE = 30.0
 """Seconds to wait for a message that must come."""
 SILENCE = 0.2
 """Seconds to wait for a message that must not come."""
