@@ -135,13 +135,14 @@ def test_killed_at_random_moments_nothing_is_lost_dangling_or_doubled(tmp_path: 
         for number in range(WRITERS):
             place.write(number)
         for _ in range(KILLS):
-            # Long enough for writers to have come a little further, whatever else this machine does.
-            time.sleep(draw.uniform(0.2, 1.5))
+            # In the middle of answering, not of starting: writers must have come a little further.
+            place.ready()
+            time.sleep(draw.uniform(0.05, 1.0))
             assert place.service is not None
             place.service.kill()
             place.service.wait()
             place.serve()
-            time.sleep(draw.uniform(0.2, 1.5))
+            time.sleep(draw.uniform(0.05, 1.0))
             victim = draw.randrange(WRITERS)
             place.writers[victim].kill()
             place.writers[victim].wait()

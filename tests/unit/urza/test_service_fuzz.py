@@ -1,8 +1,12 @@
-"""Anything at all, sent to every path of the OpenAPI document: never a failure of the service, always the one form."""
+"""Anything at all, sent to every path of the OpenAPI document: never a failure of the service, always the one form.
+
+``ESPER_FUZZ`` says how many requests.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,7 +117,12 @@ def test_nothing_makes_the_service_fail(stocked: tuple[str, list[str]]) -> None:
     ]
     seen: set[int] = set()
 
-    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(
+        max_examples=int(os.environ.get("ESPER_FUZZ", "300")),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
     @given(data=st.data())
     def anything(data: st.DataObject) -> None:
         method, path, operation = data.draw(st.sampled_from(operations))
