@@ -41,7 +41,7 @@ check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules,
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	MYPYPATH=contracts:workers $(VENV)/bin/mypy -p leyline -p esper
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-cache
 	$(PY) scripts/gen_proto.py --check
 	$(PY) scripts/gen_crds.py --check
 	$(PY) scripts/gen_docs.py --check
