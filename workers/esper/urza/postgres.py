@@ -51,8 +51,12 @@ class Postgres:
             pool_size=POOL,
             max_overflow=OVERFLOW,
             pool_timeout=self._busy_seconds,
+            # The connection used last has plans and caches that are warm.
+            pool_use_lifo=True,
             connect_args={
                 "connect_timeout": CONNECT_SECONDS,
+                # Every statement is one of few: planned once for each connection.
+                "prepare_threshold": 0,
                 "application_name": "urza",
                 "options": f"-c lock_timeout={milliseconds} -c idle_in_transaction_session_timeout=60000",
                 # A server whose machine vanished is noticed within half a minute, not within hours.
