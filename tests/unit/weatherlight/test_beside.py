@@ -56,6 +56,9 @@ def test_kernels_are_certified_in_the_library_and_the_process_ends_by_itself(tmp
         child = started(beside)
         assert os.getsid(child.pid) == child.pid, "apart from the terminal's signals"
         until(lambda: child.nice() == 3, "its nice value")
+        mine = psutil.Process().cpu_affinity()
+        if len(mine) > 1:
+            until(lambda: child.cpu_affinity() == sorted(mine)[1:], "leaving a core to the training")
         until(lambda: health(beside) is not Health.RUNNING, "the end of the process")
     assert health(beside) is Health.FINISHED
     assert states(tmp_path) == [State.VALIDATED, State.VALIDATED]

@@ -136,10 +136,22 @@ def _attend(process: subprocess.Popen[bytes], order: bytes, stop: threading.Even
         return process.wait()
 
 
+def leave_a_core() -> None:
+    """Keep this process and its children off one core, where there are several and the system allows it.
+
+    Even at the lowest priority a process gets a time slice now and then, which a training step on that core waits for;
+    on a core of its own none does.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        first, *others = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, others or [first])
+
+
 def main() -> int:
     """The process itself: reads its order from standard input and goes on until that is closed."""
     order = json.loads(sys.stdin.readline())
     os.nice(order["nice"])
+    leave_a_core()
     told = threading.Event()
 
     def listen() -> None:
