@@ -49,6 +49,8 @@ BLUEPRINT = "conv_block"
 PATIENCE = 420.0
 """Seconds after which kernels without a verdict are given up."""
 PHASES = ("quiet", "compiling", "loading", "grafting")
+DONE = {"compiling": "compiled and measured", "loading": "loaded", "grafting": "grafted"}
+"""What is done to kernels in each phase but the first."""
 
 
 class _Unwatched:
@@ -262,32 +264,34 @@ def _report(
     }
     usual = medians(steps, grown)
     beyond = excesses(steps, grown, usual)
-    busy = [ms for phase in PHASES[1:] for ms in beyond[phase]]
-    excess, over = max(busy), sum(ms > GOAL_MS for ms in busy)
-    theirs = [taken for phase in PHASES[1:] for taken in subject.stolen[phase]]
-    ours = [ms for ms, taken in zip(busy, theirs, strict=True) if not taken]
-    restless = sum(ms > GOAL_MS for ms in beyond["quiet"])
+    theirs = {phase: sum(found) for phase, found in subject.stolen.items()}
+    over = {phase: sum(ms > GOAL_MS for ms in found) for phase, found in beyond.items()}
     alone = [ms for phase, found in excesses(running, grown, usual).items() if phase != "quiet" for ms in found]
-    by_phase = ", ".join(f"{phase} {max(beyond[phase]):.3g} ms of {len(beyond[phase])}" for phase in PHASES[1:])
     by_size = ", ".join(f"{ms:.3g} ms with {seeds}" for seeds, ms in sorted(usual.items()))
-    what = f"{len(made['states'])} kernels made in {made['seconds']:.0f} s; grafted: {', '.join(strategies)}"
+    about = {
+        "compiling": f"{len(made['states'])} kernels made in {made['seconds']:.0f} s",
+        "loading": f"medians by grafted seeds: {by_size}",
+        "grafting": f"grafted: {', '.join(strategies)}",
+    }
     rows = [
         Row(
-            "longest training step while kernels are compiled, loaded and grafted, beyond the median step",
-            f"<= {GOAL_MS:g} ms", excess, "ms", len(busy), holds=excess <= GOAL_MS,
-            note=f"{by_phase}; {over} steps above the goal; medians by grafted seeds: {by_size}; {what}",
-        ),
+            f"longest training step while kernels are {done}, beyond the median step", f"<= {GOAL_MS:g} ms",
+            max(beyond[phase]), "ms", len(beyond[phase]), holds=max(beyond[phase]) <= GOAL_MS,
+            note=(
+                f"{over[phase]} steps above the goal (in quiet {over['quiet']} of {len(beyond['quiet'])}); during "
+                f"{theirs[phase]} the hypervisor took a core; {about[phase]}"
+            ),
+        )
+        for phase, done in DONE.items()
+    ]  # fmt: skip
+    rows += [
         Row(
-            "the same, without the steps in which the hypervisor took a core", "", max(ours), "ms", len(ours),
-            note=f"{sum(theirs)} steps left out; the system counts in ticks of 10 ms",
-        ),
-        Row(
-            "the same, less the time the step waited for a core", "", max(alone), "ms", len(alone),
+            "longest of all these, less the time the step waited for a core", "", max(alone), "ms", len(alone),
             note="waiting as Linux counts it for the training thread",
         ),
         Row(
             "longest training step in quiet, beyond the median step", "", max(beyond["quiet"]), "ms",
-            len(beyond["quiet"]), note=f"what the machine does by itself; {restless} steps above the goal",
+            len(beyond["quiet"]), note=f"what the machine does by itself; {over['quiet']} steps above the goal",
         ),
         reported("median step while kernels are compiled", median(steps["compiling"]), "ms", "they run at nice 19"),
         reported(
