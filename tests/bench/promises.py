@@ -148,6 +148,48 @@ HELD = (
         "each write of a registration, and random moments",
         "tests/unit/urza/test_processes.py::test_a_writer_killed_at_any_moment_leaves_no_dangling_row",
     ),
+    Held(
+        "A broker that is killed and comes back loses no message, and none is handled twice",
+        "none",
+        "a real broker killed with SIGKILL once in the middle of 300 messages of work and reports",
+        "tests/integration/test_broker_outages.py::test_a_broker_that_is_killed_and_comes_back_loses_nothing",
+    ),
+    Held(
+        "Work that kills its workers ends as a dead letter with its cause",
+        "after four deliveries",
+        "worker processes that die over one message, on a real broker",
+        "tests/integration/test_bus_between_processes.py::test_work_that_kills_every_worker_ends_as_a_dead_letter",
+    ),
+    Held(
+        "The library's service and its writers killed at any moment lose no certified kernel and double none",
+        "none",
+        "service and writers killed with SIGKILL four times each on PostgreSQL and S3 (ESPER_KILLS for more)",
+        "tests/integration/test_urza_killed.py::test_killed_at_random_moments_nothing_is_lost_dangling_or_doubled",
+    ),
+    Held(
+        "The library's collector takes nothing that a run, a lease or a fresh upload needs",
+        "nothing",
+        "generated sequences of uploads, leases, sweeps and crashes against a model",
+        "tests/unit/urza/test_collection_machine.py::test_the_collector_takes_nothing_that_is_needed",
+    ),
+    Held(
+        "No known attack on a token gets in",
+        "none",
+        "no algorithm, swapped algorithm, wrong audience or issuer, expired, early, unknown key and others",
+        "tests/unit/urza/test_tokens.py::test_classic_attacks_are_refused",
+    ),
+    Held(
+        "While an issuer's keys can't be had nobody gets in",
+        "503",
+        "an issuer that is away and comes back",
+        "tests/unit/urza/test_tokens.py::test_while_keys_cannot_be_had_nobody_gets_in_and_afterwards_they_do",
+    ),
+    Held(
+        "Nothing that is sent to the library's service makes it fail",
+        "no 5xx",
+        "generated requests to every path of its OpenAPI document",
+        "tests/unit/urza/test_service_fuzz.py::test_nothing_makes_the_service_fail",
+    ),
 )
 
 
