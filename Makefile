@@ -35,7 +35,7 @@ run: $(STAMP) ## Train and grow on MNIST-1D on this machine, then open the repor
 
 test: $(STAMP) ## Run every test
 	@tests/infra/setup.sh
-	@$(PY) -m pytest -n 2 --dist loadfile -q $(TESTS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(TESTS)
 
 check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules, freshness of generated files, contracts
 	$(VENV)/bin/ruff format --check .

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from esper.kernel.hardware import compiler
+
+
+TESTS = Path(__file__).parent
+LONGEST_FIRST = ("integration", "e2e", "unit/weatherlight", "unit/tezzeret", "contract", "unit/urza", "unit/bench")
+"""Folders whose files take minutes: begun last, one of them would keep a worker busy after the others have ended."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; within a file, and among the others, the order stays."""
+    items.sort(key=lambda item: _place(item.path.relative_to(TESTS).as_posix(), LONGEST_FIRST))
+
+
+def _place(path: str, folders: Sequence[str]) -> int:
+    return next((place for place, folder in enumerate(folders) if path.startswith(folder + "/")), len(folders))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -127,7 +127,7 @@ class Gate:
             seen += len(message.get("body", b""))
             if seen > limit:
                 self._metrics.refused("too large")
-                raise problems.TooLarge(f"request: more than the {limit} bytes allowed here")
+                raise problems.too_large(f"request: more than the {limit} bytes allowed here")
             return message
 
         return counting

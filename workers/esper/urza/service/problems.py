@@ -50,11 +50,9 @@ _CODES = {
 }
 
 
-class TooLarge(HTTPException):
-    """A request body beyond its limit; raised while it is read."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(413, message)
+def too_large(message: str) -> HTTPException:
+    """What is raised for a request body beyond its limit, while it is read."""
+    return HTTPException(413, message)
 
 
 def status_of(error: LibraryError) -> int:
