@@ -10,7 +10,6 @@ import pytest
 
 from esper.kernel.hardware import compiler
 
-
 TESTS = Path(__file__).parent
 LONGEST_FIRST = ("integration", "e2e", "unit/weatherlight", "unit/tezzeret", "contract", "unit/urza", "unit/bench")
 """Folders whose files take minutes: begun last, one of them would keep a worker busy after the others have ended."""
