@@ -125,12 +125,7 @@ class InProcessBus:
                 for entry in self._unclaimed.pop(topic, ()):
                     if key in (None, entry.key):
                         queue.add(entry)
-            elif queue.kind is not kind:
-                raise SubscriptionBusy(f"{topic}/{name}: is {queue.kind.value}, asked for as {kind.value}")
-            elif queue.only_key != key:
-                raise SubscriptionBusy(f"{topic}/{name}: takes messages of key {queue.only_key!r}, asked for {key!r}")
-            if kind is SubscriptionType.EXCLUSIVE and queue.consumers:
-                raise SubscriptionBusy(f"{topic}/{name}: is exclusive and has its consumer; close that one first")
+            queue.require_joinable(kind, key)
             consumer = next(self._numbers)
             queue.consumers.append(consumer)
             return InProcessSubscription(self, queue, consumer)
@@ -228,16 +223,7 @@ class InProcessBus:
                 entry = queue.deliver(consumer, receipt)
                 if entry is not None:
                     self._counts["delivered" if entry.deliveries == 1 else "redelivered"][queue.topic.kind] += 1
-                    return Message(
-                        topic=queue.topic.name,
-                        subscription=queue.name,
-                        message_id=entry.message_id,
-                        data=entry.data,
-                        key=entry.key,
-                        properties=entry.properties,
-                        delivery_count=entry.deliveries,
-                        receipt=receipt,
-                    )
+                    return queue.message(entry, receipt)
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return None

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from esper.oona.bus import MAX_DELIVERIES, Backlog, DeadLetter
+from esper.oona.bus import MAX_DELIVERIES, Backlog, DeadLetter, Message, SubscriptionBusy
 from leyline.topics import SubscriptionType, Topic
 
 
@@ -75,6 +75,16 @@ class SubscriptionQueue:
             heapq.heappop(self._ready)
         heapq.heappush(self._ready, (entry.order, entry))
         return dropped
+
+    def require_joinable(self, kind: SubscriptionType, key: str | None) -> None:
+        """Raise ``SubscriptionBusy`` unless one more consumer of this kind and key may join."""
+        where = f"{self.topic.name}/{self.name}"
+        if self.kind is not kind:
+            raise SubscriptionBusy(f"{where}: is {self.kind.value}, asked for as {kind.value}")
+        if self.only_key != key:
+            raise SubscriptionBusy(f"{where}: takes messages of key {self.only_key!r}, asked for {key!r}")
+        if kind is SubscriptionType.EXCLUSIVE and self.consumers:
+            raise SubscriptionBusy(f"{where}: is exclusive and has its consumer; close that one first")
 
     def may_serve(self, consumer: int) -> bool:
         """Whether this consumer is one that gets messages now."""
@@ -156,10 +166,23 @@ class SubscriptionQueue:
             oldest_seconds=max(0.0, now - min(waiting)) if waiting else 0.0,
         )
 
-    def bury(self, entry: Entry, cause: str) -> None:
-        """Keep an entry as a dead letter."""
-        letter = DeadLetter(
-            letter_id=f"{entry.message_id}@{self.name}#{entry.order}",
+    def message(self, entry: Entry, receipt: int) -> Message:
+        """An entry as the consumer gets it that it was handed to."""
+        return Message(
+            topic=self.topic.name,
+            subscription=self.name,
+            message_id=entry.message_id,
+            data=entry.data,
+            key=entry.key,
+            properties=entry.properties,
+            delivery_count=entry.deliveries,
+            receipt=receipt,
+        )
+
+    def letter(self, entry: Entry, letter_id: str, cause: str) -> DeadLetter:
+        """An entry as a dead letter."""
+        return DeadLetter(
+            letter_id=letter_id,
             topic=self.topic.name,
             subscription=self.name,
             message_id=entry.message_id,
@@ -169,6 +192,10 @@ class SubscriptionQueue:
             deliveries=entry.deliveries,
             cause=cause,
         )
+
+    def bury(self, entry: Entry, cause: str) -> None:
+        """Keep an entry as a dead letter."""
+        letter = self.letter(entry, f"{entry.message_id}@{self.name}#{entry.order}", cause)
         self._dead[letter.letter_id] = letter
 
     def _release(self, entry: Entry) -> None:

@@ -60,12 +60,8 @@ class KernelProcess:
         nice: int | None = None,
         backoff: Backoff = _BACKOFF,
     ) -> None:
-        self._root, self._kernels, self._tell, self._nice = (
-            library_root,
-            kernels,
-            tell,
-            LOWEST if nice is None else nice,
-        )
+        self._root, self._kernels, self._tell = library_root, kernels, tell
+        self._nice = LOWEST if nice is None else nice
         self._supervisor = Supervisor(backoff)
         self.pid: int | None = None
         """Of the process, while it runs."""

@@ -245,14 +245,7 @@ class PulsarBus:
             return lane
 
     def _join(self, intake: Intake, kind: SubscriptionType, key: str | None) -> PulsarSubscription:
-        queue = intake.queue
-        where = f"{queue.topic.name}/{queue.name}"
-        if queue.kind is not kind:
-            raise SubscriptionBusy(f"{where}: is {queue.kind.value}, asked for as {kind.value}")
-        if queue.only_key != key:
-            raise SubscriptionBusy(f"{where}: takes messages of key {queue.only_key!r}, asked for {key!r}")
-        if kind is SubscriptionType.EXCLUSIVE and queue.consumers:
-            raise SubscriptionBusy(f"{where}: is exclusive and has its consumer; close that one first")
+        intake.queue.require_joinable(kind, key)
         consumer = next(self._numbers)
         intake.join(consumer)
         return PulsarSubscription(self, intake, consumer)

@@ -20,7 +20,7 @@ from typing import TypeVar
 import pulsar
 from google.protobuf.message import DecodeError
 
-from esper.oona.bus import MAX_DELIVERIES, BusClosed, BusUnavailable, DeadLetter, Message
+from esper.oona.bus import MAX_DELIVERIES, BusClosed, BusUnavailable, Message
 from esper.oona.pulsar.counts import Counts
 from esper.oona.pulsar.letters import Letters, letter_id
 from esper.oona.pulsar.names import FOR, ID, OURS
@@ -258,16 +258,7 @@ class Intake:
                 self._bury(entry)
                 continue
             self._count("delivered" if entry.deliveries == 1 else "redelivered")
-            return Message(
-                topic=self.queue.topic.name,
-                subscription=self.queue.name,
-                message_id=entry.message_id,
-                data=entry.data,
-                key=entry.key,
-                properties=entry.properties,
-                delivery_count=entry.deliveries,
-                receipt=receipt,
-            )
+            return self.queue.message(entry, receipt)
 
     def _claimed(self, entry: Entry) -> bool:
         """Count this delivery on the broker; whether it may be made."""
@@ -290,17 +281,7 @@ class Intake:
             self._done(entry)
             self._count("dropped")
             return
-        letter = DeadLetter(
-            letter_id=letter_id(entry.message_id, self.queue.name),
-            topic=self.queue.topic.name,
-            subscription=self.queue.name,
-            message_id=entry.message_id,
-            data=entry.data,
-            key=entry.key,
-            properties=entry.properties,
-            deliveries=entry.deliveries,
-            cause=cause,
-        )
+        letter = self.queue.letter(entry, letter_id(entry.message_id, self.queue.name), cause)
         try:
             with self._unlocked():
                 self._letters.bury(letter)
