@@ -146,6 +146,20 @@ def test_two_seeds_share_one_load_and_no_parameter(bank, shelf, blueprints):
     assert not torch.equal(next(left.parameters()), next(right.parameters()))
 
 
+def test_a_request_joins_what_was_fetched_and_fetches_again_what_is_gone(shelf, blueprints, tmp_path):
+    loader, artifact = Loader(KernelCache(10**6, 4)), shelf.add(blueprints["mlp"](), INTERFACE)
+    for _ in range(2):
+        loader.request(artifact, shelf)
+        assert loader.poll(artifact, wait=True).entry is not None
+    assert shelf.asked == [artifact]
+    moved = shelf.path(artifact).rename(tmp_path / "moved")
+    loader.request(artifact, shelf)
+    assert loader.poll(artifact, wait=True).error is not None
+    moved.rename(shelf.path(artifact))
+    loader.request(artifact, shelf)
+    assert loader.poll(artifact, wait=True).entry is not None
+
+
 def test_the_loader_ends_its_thread_and_starts_another(shelf, blueprints):
     loader = Loader(KernelCache(10**6, 4))
     for ir in (blueprints["mlp"](), blueprints["squash"]()):

@@ -75,11 +75,12 @@ class Loader:
         self._thread: threading.Thread | None = None
 
     def request(self, artifact_id: str, source: KernelSource) -> None:
-        """Start fetching; a request for what is already wanted joins it."""
+        """Start fetching; a request for what is on its way, or there, joins it. A fetch that failed is tried again."""
         with self._lock:
-            self._fetched.pop(artifact_id, None)
-            if artifact_id in self._wanted:
+            known = self._fetched.get(artifact_id)
+            if artifact_id in self._wanted or (isinstance(known, Checked) and known.artifact.path.is_dir()):
                 return
+            self._fetched.pop(artifact_id, None)
             self._wanted.add(artifact_id)
             self._queue.append((artifact_id, source))
             if self._thread is None:
@@ -99,6 +100,8 @@ class Loader:
         try:
             return Loaded(self.cache.get(artifact_id, lambda: _open(fetched)))
         except Exception as error:  # noqa: BLE001  the bank turns it into a culled seed with this reason
+            with self._lock:
+                self._fetched.pop(artifact_id, None)  # the next request has it fetched anew
             return Loaded(None, error)
 
     def load_now(self, artifact_id: str, source: KernelSource, *, even_if_evicted: bool = False) -> Entry:
