@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 import services
+from esper.errors import LibraryError
 from esper.urza import DirectoryBlobs, KernelQuery, RemoteLibrary, S3Blobs, SqlLibrary, State
 from esper.urza.client import TransportSettings, token_from_file
 from esper.urza.errors import AccessDenied, BlobCorrupt, LibraryUnavailable, TooManyRequests
@@ -55,6 +56,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 ID = "0" * 16 + "-x86_64-fast-" + "0" * 8
 DOORS: list[tuple[str, str, Any, set[str]]] = [
+    ("GET", "/api/v1/caller", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", "/api/v1/blueprints", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", "/api/v1/blueprints/x", None, {"reader", "trainer", "worker", "admin"}),
     ("PUT", "/api/v1/blueprints/x", {"ir": {}, "risk": 0.1}, {"trainer", "worker", "admin"}),
@@ -456,6 +458,20 @@ def test_a_token_file_is_read_each_time(address: str, tmp_path: Path) -> None:
     path.write_text(services.token() + "\n")
     assert client.blueprints() == []
     client.close()
+
+
+def test_a_client_finds_out_whether_it_may_do_its_work(address: str, tmp_path: Path) -> None:
+    worker = RemoteLibrary(address, services.token("worker", subject="pool-1"), QUICK)
+    worker.check(["worker"])
+    worker.check(["trainer", "worker"])
+    with pytest.raises(AccessDenied, match=r"'pool-1' has the roles worker; this needs admin"):
+        worker.check(["admin"])
+    with pytest.raises(AccessDenied):
+        RemoteLibrary(address, "nonsense", QUICK).check(["worker"])
+    with pytest.raises(LibraryError, match="is it the library's service, of this version"):
+        RemoteLibrary(f"{address}/elsewhere", services.token(), QUICK).check(["worker"])
+    with pytest.raises(LibraryUnavailable, match="is it up"):
+        RemoteLibrary("http://127.0.0.1:1", services.token(), QUICK).check(["worker"])
 
 
 def test_the_document_describes_errors_and_bodies(http: httpx.Client) -> None:

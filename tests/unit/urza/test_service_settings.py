@@ -71,7 +71,7 @@ def test_what_is_wrong_is_named_and_not_quoted(tmp_path: Path, change: dict[str,
 
 @pytest.mark.parametrize("text", ["[1, 2]", "{", "a: !!python/object:os.system {}", "\x00"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ManifestError, match=r"urza\.yaml"):
+    with pytest.raises(BadInput, match=r"urza\.yaml: is not a YAML mapping"):
         load(written(tmp_path, text))
 
 

@@ -95,6 +95,33 @@ def backlog(config: Config = None, as_json: AsJson = False, debug: Debug = False
     _show(f"{len(rows)} subscriptions", columns, rows, as_json, right=("waiting", "dead", "oldest_seconds"))
 
 
+@oona.command()
+@guarded
+def keygen(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where the files go; made when it is not there.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What the files are called, such as tezzeret-1.")],
+    role: Annotated[list[str], typer.Option("--role", help="Whom the key speaks for, such as tezzeret. Repeatable.")],
+    topic: Annotated[
+        list[str] | None,
+        typer.Option("--topic", "-t", metavar="TOPIC", help="Believed on this topic only. Repeatable."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make a key that a process signs its messages with.
+
+    Writes DIR/NAME.pem, for that process alone (its bus_key_file), and
+    DIR/trusted/NAME.json, the public half with whom it speaks for, for
+    everybody who is to believe it (their bus_trust_dir).
+
+    [bold]Example[/bold]
+
+      esper oona keygen keys tezzeret --role tezzeret
+    """
+    from esper.oona.keyfiles import make_key
+
+    typer.echo(make_key(directory, name, role, topic))
+
+
 @dlq.command("list")
 @guarded
 def list_letters(

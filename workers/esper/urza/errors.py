@@ -9,6 +9,7 @@ LibraryError (esper.errors, exit code 3)
 ├── BlobMissing            a digest the store does not hold
 ├── BlobCorrupt            stored bytes that no longer have their digest
 ├── UnknownArtifact, UnknownBlueprint
+├── NotFound               the service has no such path
 ├── StateConflict          a transition the artifact's state does not allow
 │   └── ContentConflict        other bytes under an id that has some already
 ├── AccessDenied           the service does not know the caller, or does not let it do that
@@ -30,6 +31,7 @@ __all__ = [
     "LibraryError",
     "LibraryFull",
     "LibraryUnavailable",
+    "NotFound",
     "SchemaTooNew",
     "SchemaTooOld",
     "StateConflict",
@@ -73,6 +75,10 @@ class UnknownArtifact(LibraryError):
 
 class UnknownBlueprint(LibraryError):
     """No blueprint has this name or digest."""
+
+
+class NotFound(LibraryError):
+    """The service has no such path; it may be of another version, or something else."""
 
 
 class StateConflict(LibraryError):

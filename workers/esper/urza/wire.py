@@ -28,7 +28,9 @@ from leyline.blueprint import BlueprintIR
 from leyline.errors import LeylineError
 from leyline.interface import Interface
 
-ROOT = "/api/v1"
+VERSION = 1
+"""Of the paths and shapes; a service and its client must agree on it."""
+ROOT = f"/api/v{VERSION}"
 MAX_PAGE = 500
 """Entries in one answer at most; more come by asking again after the last one."""
 PAGE = 100

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
+from esper import settings
 from esper.errors import BadInput
 
 PREFIX = "ESPER_PULSAR_"
@@ -18,10 +18,10 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
-class PulsarSettings(BaseSettings):
+class PulsarSettings(settings.Settings):
     """Every field can be set as ``ESPER_PULSAR_<FIELD>`` or in a YAML file; the environment goes first."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", populate_by_name=True, frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     service_url: str = Field(
         validation_alias=AliasChoices("service_url", f"{PREFIX}SERVICE_URL", "PULSAR_SERVICE_URL"),
@@ -78,18 +78,6 @@ class PulsarSettings(BaseSettings):
         description="Seconds closing waits for the outbox; what is left then is logged as lost.",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, then the environment, then the file."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
-
     @field_validator("service_url")
     @classmethod
     def _service(cls, value: str) -> str:
@@ -134,33 +122,8 @@ class PulsarSettings(BaseSettings):
 
 
 def load_settings(file: Path | None = None, **given: Any) -> PulsarSettings:
-    """Settings from arguments, the environment and ``file`` (YAML), in this order.
-
-    Raises:
-        BadInput: names each field that is wrong or missing, and never repeats its value.
-    """
-    if file is not None and not file.is_file():
-        raise BadInput(f"settings file {file}: not found")
-    config = SettingsConfigDict(yaml_file=file)
-    kind = type("PulsarSettings", (PulsarSettings,), {"model_config": config, "__module__": __name__})
-    try:
-        settings: PulsarSettings = kind(**given)
-    except ValidationError as error:
-        raise BadInput(
-            "\n".join(["settings of the broker:", *map(_problem, error.errors(include_input=False))])
-        ) from None
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        # The text of the error would quote the file, which may hold a token.
-        raise BadInput(f"settings file {file}: is not a YAML mapping ({type(error).__name__})") from None
-    return settings
-
-
-def _problem(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    name = where.lower().removeprefix(PREFIX.lower()).removeprefix("pulsar_")
-    hint = f" (set {PREFIX}{name.upper()})" if error["type"] == "missing" else ""
-    said = error["msg"].removeprefix("Value error, ")
-    return f"  {name}: {said}{hint}" if name else f"  {said}"
+    """See ``esper.settings.load_settings``."""
+    return settings.load_settings(PulsarSettings, file, what="settings of the broker", **given)
 
 
 def _url(value: str, schemes: tuple[str, ...]) -> str:

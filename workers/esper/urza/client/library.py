@@ -12,7 +12,7 @@ from urllib.parse import quote
 from esper.urza import checks, shelf, wire
 from esper.urza.blobs import verified
 from esper.urza.client.transport import Transport, TransportSettings
-from esper.urza.errors import BlobCorrupt, BlobMissing, InvalidEntry, LibraryError
+from esper.urza.errors import AccessDenied, BlobCorrupt, BlobMissing, InvalidEntry, LibraryError, NotFound
 from esper.urza.library import (
     ArtifactFile,
     BlueprintRecord,
@@ -26,7 +26,7 @@ from esper.urza.library import (
     State,
     Swept,
 )
-from esper.urza.wire import MAX_PAGE, ROOT
+from esper.urza.wire import MAX_PAGE, ROOT, VERSION
 from leyline.blueprint import BlueprintIR
 from leyline.identity import ArtifactId
 from leyline.interface import Interface
@@ -61,6 +61,31 @@ class RemoteLibrary:
     ) -> None:
         given = (lambda: token) if isinstance(token, str) else token
         self._service = Transport(url, given, settings or TransportSettings(), ca_file)
+
+    def check(self, roles: Iterable[str]) -> None:
+        """Make sure that the service is there, of this version, and lets this caller act in one of ``roles``.
+
+        Raises:
+            LibraryError: with what is wrong; ``AccessDenied`` for the token and its roles.
+        """
+        try:
+            said = self._service.call("GET", f"{ROOT}/caller")
+        except NotFound as error:
+            raise LibraryError(
+                f"{self._service.url}: has no {ROOT}/caller; is it the library's service, of this version?"
+            ) from error
+        wanted = set(roles)
+        try:
+            version, held = int(said["version"]), {str(role) for role in said["roles"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise LibraryError(f"{self._service.url}: does not answer as the library's service does") from error
+        if version != VERSION:
+            raise LibraryError(f"{self._service.url}: speaks version {version}, this client speaks {VERSION}")
+        if wanted.isdisjoint(held):
+            raise AccessDenied(
+                f"{self._service.url}: the token of {said.get('subject')!r} has the roles {', '.join(sorted(held))}; "
+                f"this needs {' or '.join(sorted(wanted))}"
+            )
 
     def register_blueprint(
         self, name: str, ir: BlueprintIR, risk: float, approved: bool = False, parents: Iterable[str] = ()

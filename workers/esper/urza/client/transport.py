@@ -16,7 +16,7 @@ import httpx
 
 from esper.errors import LibraryError
 from esper.urza import errors
-from esper.urza.errors import AccessDenied, InvalidEntry, LibraryUnavailable, TooManyRequests
+from esper.urza.errors import AccessDenied, InvalidEntry, LibraryUnavailable, NotFound, TooManyRequests
 
 T = TypeVar("T")
 
@@ -157,7 +157,8 @@ class Transport:
             said = answer.json()["error"]
             code, message = str(said["code"]), f"{said['message']} (trace {said['trace_id']})"
         except (ValueError, KeyError, TypeError):
-            code, message = "", f"{self.url}: answered {answer.status_code} without saying why"
+            code = NotFound.__name__ if answer.status_code == 404 else ""
+            message = f"{self.url}: answered {answer.status_code} without saying why"
         if answer.status_code in (401, 403):
             raise AccessDenied(message)
         if answer.status_code in _AWAY:

@@ -57,10 +57,18 @@ def allowed(*roles: str) -> dict[str, Any]:
 def router(library: SqlLibrary, files: Files) -> APIRouter:
     """Every path below ``/api/v1``."""
     made = APIRouter(prefix=wire.ROOT, responses=PROBLEMS, dependencies=[Depends(_BEARER)])
+    _callers(made)
     for part in (_blueprints, _artifacts, _steps, _reports):
         part(made, library)
     _bytes(made, library, files)
     return made
+
+
+def _callers(api: APIRouter) -> None:
+    @api.get("/caller", **allowed(*READ), summary="Who the service takes the caller for")
+    def caller(request: Request) -> Response:
+        known = request.state.caller
+        return answer({"subject": known.subject, "roles": sorted(known.roles), "version": wire.VERSION})
 
 
 def _blueprints(api: APIRouter, library: SqlLibrary) -> None:

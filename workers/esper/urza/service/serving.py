@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from esper.errors import LibraryError
+from esper.logs import configure_logs
 from esper.urza.blobs import BlobStore, DirectoryBlobs
 from esper.urza.s3 import S3Blobs
 from esper.urza.service.app import check_blobs, create_app
@@ -91,33 +90,6 @@ def migrate(settings: ServiceSettings) -> str:
         return upgrade(database)
     finally:
         database.close()
-
-
-def configure_logs(level: str) -> None:
-    """One JSON object a line on standard error, from this service and from what it is built on."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    number = logging.getLevelNamesMapping()[level.upper()]
-    structlog.configure(
-        processors=[*shared, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
-            ],
-            foreign_pre_chain=shared,
-        )
-    )
-    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
 
 
 def _blobs(settings: ServiceSettings, stack: ExitStack) -> BlobStore:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
 
-from esper.errors import ManifestError
+from esper.logs import LEVELS
+from esper.settings import Settings, load_settings
 from esper.urza.s3 import S3Settings
 
 PREFIX = "ESPER_URZA_"
 
 
-class ServiceSettings(BaseSettings):
+class ServiceSettings(Settings):
     """Settings of ``esper urza serve``. A secret is never shown by ``repr``, logs or errors."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless told, in a pod `0.0.0.0`")
     port: int = Field(8460, ge=0, le=65535, description="TCP port; 0 takes a free one and logs it")
@@ -70,7 +70,7 @@ class ServiceSettings(BaseSettings):
                 raise ValueError(f"{name} must be set ({PREFIX}{name.upper()} or the settings file)")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
             raise ValueError("tls_cert_file and tls_key_file belong together")
-        if self.log_level not in ("debug", "info", "warning", "error"):
+        if self.log_level not in LEVELS:
             raise ValueError("log_level must be debug, info, warning or error")
         return self
 
@@ -89,37 +89,5 @@ class ServiceSettings(BaseSettings):
 
 
 def load(file: Path | None = None, **given: Any) -> ServiceSettings:
-    """Settings from a file (if any), the environment, and ``given``, each before the one to its left.
-
-    Raises:
-        ManifestError: what is wrong with which setting; values are not quoted.
-    """
-    values: dict[str, Any] = {}
-    source = "settings"
-    if file is not None:
-        source = str(file)
-        try:
-            read = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ManifestError([f"can't be read: {type(error).__name__}"], source) from error
-        if read is not None and not isinstance(read, dict):
-            raise ManifestError(["must be a mapping of settings"], source)
-        values = read or {}
-    try:
-        # What is passed in wins over the environment, so the file may only fill what neither says.
-        known = ServiceSettings.model_fields
-        unknown = sorted(str(name) for name in values if name not in known)
-        if unknown:
-            raise ManifestError([f"{unknown[0]}: no such setting; there are {', '.join(known)}"], source)
-        held = _from_environment()
-        return ServiceSettings(**{name: value for name, value in values.items() if name not in held} | given)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, item['loc'])) or 'settings'}: {item['msg']}" for item in error.errors()]
-        raise ManifestError(problems, source) from error
-
-
-def _from_environment() -> set[str]:
-    import os
-
-    names = {name.upper() for name in os.environ}
-    return {name for name in ServiceSettings.model_fields if f"{PREFIX}{name.upper()}" in names}
+    """See ``esper.settings.load_settings``."""
+    return load_settings(ServiceSettings, file, what="settings of the library's service", **given)

@@ -1,0 +1,108 @@
+"""Health and metrics over HTTP, and preflight."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from esper.errors import BadInput, LibraryError, RunFailed
+from esper.oona import CircuitBreaker, InProcessBus
+from esper.process import PartsMissing, StatusServer, preflight, status, writable
+from esper.process.metrics import BreakerCollector, BusCollector
+from leyline.topics import CATALOG
+
+
+def failing() -> None:
+    raise LibraryError("http://secret: is away")
+
+
+def test_health_readiness_and_metrics_are_served_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "LOOK_SECONDS", 0.0)
+    registry, ready = CollectorRegistry(), {}
+    Counter("things", "Things.", registry=registry).inc(3)
+    with StatusServer(registry, {"work": lambda: None}, ready) as server:
+        assert server.host == "127.0.0.1"
+        address = f"http://{server.host}:{server.port}"
+        assert httpx.get(f"{address}/readyz").status_code == 200
+        ready["library"] = failing
+        alive, not_ready, metrics = (
+            httpx.get(f"{address}/{page}") for page in ("healthz", "readyz?verbose", "metrics")
+        )
+        assert (alive.status_code, alive.json()) == (200, {"work": "ok"})
+        # The kind of the error only: anybody may ask.
+        assert (not_ready.status_code, not_ready.json()) == (503, {"library": "LibraryError"})
+        assert "things_total 3.0" in metrics.text
+        assert httpx.get(f"{address}/other").status_code == 404
+        assert httpx.post(f"{address}/healthz").status_code == 501
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{address}/healthz")
+
+
+def test_who_asks_often_is_told_what_was_seen_last() -> None:
+    looked = []
+    with StatusServer(CollectorRegistry(), {"work": lambda: looked.append(1)}, {}) as server:
+        for _ in range(5):
+            httpx.get(f"http://127.0.0.1:{server.port}/healthz")
+    assert len(looked) == 1
+
+
+def test_a_slow_caller_holds_nobody_up() -> None:
+    with (
+        StatusServer(CollectorRegistry(), {}, {}) as server,
+        socket.create_connection((server.host, server.port)) as slow,
+    ):
+        slow.sendall(b"GET /healthz")
+        assert httpx.get(f"http://127.0.0.1:{server.port}/healthz", timeout=5).status_code == 200
+
+
+def test_an_address_that_is_taken_is_named() -> None:
+    with StatusServer(CollectorRegistry(), {}, {}) as server, pytest.raises(BadInput, match=str(server.port)):
+        StatusServer(CollectorRegistry(), {}, {}, port=server.port)
+
+
+def test_traffic_and_breakers_are_counted() -> None:
+    bus, breaker = InProcessBus(), CircuitBreaker("library", failures=1)
+    bus.publish(CATALOG, b"x", key="a")
+    with pytest.raises(LibraryError):
+        breaker.call(failing)
+    registry = CollectorRegistry()
+    registry.register(BusCollector(bus))
+    registry.register(BreakerCollector(lambda: [breaker]))
+    assert registry.get_sample_value("esper_bus_messages_total", {"outcome": "published", "kind": "report"}) == 1
+    assert registry.get_sample_value("esper_breaker_open", {"to": "library"}) == 1
+
+
+def test_preflight_names_everything_that_is_missing_and_tries_all_at_once(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def meets() -> None:
+        both.wait()
+
+    def meets_and_fails() -> None:
+        both.wait()
+        failing()
+
+    preflight([])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PartsMissing) as missing:
+        preflight([("broker", meets_and_fails), ("library", meets), ("workdir", lambda: writable(tmp_path / "file"))])
+    assert missing.value.parts == ("broker", "workdir")
+    assert isinstance(missing.value, RunFailed)
+    assert "is away" in str(missing.value)
+    assert str(tmp_path / "file") in str(missing.value)
+
+
+def test_a_mistake_in_preflight_is_not_taken_for_something_missing() -> None:
+    with pytest.raises(ZeroDivisionError):
+        preflight([("broker", lambda: 1 / 0)])
+
+
+def test_a_work_directory_is_made_and_left_empty(tmp_path: Path) -> None:
+    writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
