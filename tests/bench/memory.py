@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import resource
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,12 @@ def active(blueprint: str) -> dict[str, Any]:
 
 def in_children(work: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """One child process for each name, one after the other: memory of one does not stay for the next."""
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        return [pool.apply(globals()[work], (name,)) for name in names]
+    context = multiprocessing.get_context("spawn")
+    found = []
+    for name in names:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            found.append(pool.submit(globals()[work], name).result())
+    return found
 
 
 def run(quick: bool = False) -> Report:
