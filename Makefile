@@ -9,7 +9,7 @@ RUN_DIR ?= runs/mnist1d
 SIZE ?= full
 export UV_NATIVE_TLS := 1
 
-.PHONY: help setup run test check bench bench-growth proto crds docs lock clean
+.PHONY: help setup run test stack stack-down stack-clean check bench bench-growth proto crds docs lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,6 +36,16 @@ run: $(STAMP) ## Train and grow on MNIST-1D on this machine, then open the repor
 test: $(STAMP) ## Run every test
 	@tests/infra/setup.sh
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(TESTS)
+
+stack: $(STAMP) ## Start PostgreSQL, S3, Pulsar, the library and a worker of each pool on this machine
+	@tests/infra/setup.sh
+	@$(PY) tests/infra/stack.py up
+
+stack-down: $(STAMP) ## Stop them; data stays for the next `make stack` (`make stack-clean` removes it)
+	@$(PY) tests/infra/stack.py down
+
+stack-clean: $(STAMP) ## Stop them and remove their data
+	@$(PY) tests/infra/stack.py clean
 
 check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules, freshness of generated files, contracts
 	$(VENV)/bin/ruff format --check .

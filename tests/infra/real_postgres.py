@@ -47,7 +47,15 @@ def binaries() -> Path:
 
 def start(home: Path) -> dict[str, Any]:
     """Make a cluster in ``home`` and start it; returns its ``url`` and ``home``."""
-    user = _user() if os.geteuid() == 0 else ""
+    port = parts.free_port()
+    url = make(home, port)
+    begin(home, port)
+    return {"home": str(home), "port": port, "url": url}
+
+
+def make(home: Path, port: int) -> str:
+    """Make a cluster in ``home``; returns the URL its administrator will have once it is started on ``port``."""
+    user = run_as()
     password = secrets.token_hex(8)
     data, secret = home / "data", home / "secret"
     secret.write_text(password)
@@ -60,26 +68,28 @@ def start(home: Path) -> dict[str, Any]:
          "-E", "UTF8", "--locale", "C.UTF-8", "--locale-provider", "icu", "--icu-locale", "en-US"],
         check=True, capture_output=True, text=True, user=user or None, cwd=home, env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
-    port = parts.free_port()
-    begin(home, port)
-    return {"home": str(home), "port": port, "url": _url(port, password).render_as_string(hide_password=False)}
+    return _url(port, password).render_as_string(hide_password=False)
+
+
+def command(home: Path, port: int) -> list[str]:
+    """What starts the server of a cluster that was made."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    return [str(binaries() / "postgres"), "-D", str(home / "data"), "-p", str(port), *options]
 
 
 def begin(home: Path, port: int) -> None:
     """Start the server of a cluster that was made, on its port; waits until it takes connections."""
-    user = _user() if os.geteuid() == 0 else ""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = [str(binaries() / "postgres"), "-D", str(home / "data"), "-p", str(port), *options]
-    parts.launch(command, home, stop=signal.SIGINT, user=user)
+    parts.launch(command(home, port), home, stop=signal.SIGINT, user=run_as())
     url = _url(port, (home / "secret").read_text())
+    parts.await_ready(lambda: accepts(url), home)
 
-    def ready() -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            _connect(url).close()
-            return True
-        return False
 
-    parts.await_ready(ready, home)
+def accepts(url: URL) -> bool:
+    """Whether the server takes connections."""
+    with contextlib.suppress(psycopg.OperationalError):
+        _connect(url).close()
+        return True
+    return False
 
 
 def server() -> URL:
@@ -91,6 +101,13 @@ def server() -> URL:
         return make_url(parts.shared("postgres", start)["url"])
     except parts.PartMissing as missing:
         parts.unavailable(str(missing))
+
+
+def ensure(admin: URL, name: str) -> None:
+    """Make a database, unless it is there."""
+    with _connect(admin) as connection:
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
+            connection.execute(f'CREATE DATABASE "{name}"')
 
 
 def template(name: str, fill: Callable[[str], None]) -> str:
@@ -145,7 +162,9 @@ def _url(port: int, password: str) -> URL:
     return URL.create("postgresql+psycopg", "esper", password, "127.0.0.1", port, "postgres")
 
 
-def _user() -> str:
-    """Whose server it is: its programs refuse to run as root."""
+def run_as() -> str:
+    """Whose server it is, where it can't be this process's own user: its programs refuse to run as root."""
+    if os.geteuid() != 0:
+        return ""
     names = {entry.pw_name for entry in pwd.getpwall()}
     return "postgres" if "postgres" in names else "nobody"

@@ -103,12 +103,16 @@ def shared_broker() -> Address:
 
 
 class Broker:
-    """One broker with its data in ``home``, which is made if it is not there. A context manager that removes it."""
+    """One broker with its data in ``home``, which is made if it is not there. A context manager that removes it.
 
-    def __init__(self, home: Path) -> None:
+    Args:
+        address: of a broker that was made in ``home`` before; a new one is made if not given.
+    """
+
+    def __init__(self, home: Path, address: Address | None = None) -> None:
         self.home = home
         home.mkdir(parents=True, exist_ok=True)
-        self.address = self._prepare()
+        self.address = address or self._prepare()
 
     @property
     def pid(self) -> int:
@@ -123,17 +127,21 @@ class Broker:
 
     def launch(self) -> None:
         """Start it without waiting."""
+        # Nothing it holds is wanted when it ends: an orderly shutdown would take ten seconds.
+        parts.launch(self.command(), self.home, stop=signal.SIGKILL)
+
+    def command(self) -> list[str]:
+        """What starts it."""
         conf = self.home / "conf"
         command = ["java", "-cp", f"{conf}:{jars()}/*", *_FLAGS]
         command += [part for name in _OPENS for part in ("--add-opens", f"{name}=ALL-UNNAMED")]
         command += ["org.apache.pulsar.PulsarStandaloneStarter", "-c", str(conf / "standalone.conf"), "-nfw", "-nss"]
         command += ["--metadata-dir", str(self.home / "meta"), "--bookkeeper-dir", str(self.home / "bk")]
-        # Nothing it holds is wanted when it ends: an orderly shutdown would take ten seconds.
-        parts.launch([*command, "-a", "127.0.0.1"], self.home, stop=signal.SIGKILL)
+        return [*command, "-a", "127.0.0.1"]
 
     def wait(self) -> None:
         """Until it says that it is healthy."""
-        parts.await_ready(self._healthy, self.home, START_SECONDS)
+        parts.await_ready(self.healthy, self.home, START_SECONDS)
 
     def kill(self) -> None:
         """Kill -9; what it had stored stays for ``restart``."""
@@ -171,7 +179,8 @@ class Broker:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _healthy(self) -> bool:
+    def healthy(self) -> bool:
+        """Whether it takes orders."""
         headers = {"Authorization": f"Bearer {self.address.token}"}
         try:
             # The second path fails until the first tenant is there, which is the last thing standalone makes.

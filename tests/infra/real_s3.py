@@ -63,10 +63,18 @@ def start(home: Path) -> dict[str, Any]:
 
 def begin(home: Path, facts: dict[str, Any]) -> None:
     """Start the server of a folder that was made, on its port; waits until it takes connections."""
-    command = [str(program()), "--port", f"127.0.0.1:{facts['port']}", "--quiet", "posix", str(home / "data")]
-    keys = {"ROOT_ACCESS_KEY": facts["access_key"], "ROOT_SECRET_KEY": facts["secret_key"]}
-    parts.launch(command, home, **keys)
+    parts.launch(command(home, facts["port"]), home, **environment(facts["access_key"], facts["secret_key"]))
     parts.await_ready(lambda: parts.answers(facts["port"]), home)
+
+
+def command(home: Path, port: int) -> list[str]:
+    """What starts the server over ``home/data``."""
+    return [str(program()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(home / "data")]
+
+
+def environment(access_key: str, secret_key: str) -> dict[str, str]:
+    """What tells the server its administrator's credentials."""
+    return {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key}
 
 
 def server() -> dict[str, Any]:
