@@ -21,7 +21,8 @@ import pytest
 
 import parts
 import services
-from esper.urza import S3Blobs, S3Settings, SqlLibrary, State
+from esper.objects import S3Settings
+from esper.urza import S3Blobs, SqlLibrary, State
 from libraries import artifact_id, design, places
 
 KILLS = int(os.environ.get("ESPER_KILLS", "4"))

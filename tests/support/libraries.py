@@ -16,7 +16,8 @@ import psycopg
 import real_postgres
 import real_s3
 import services
-from esper.urza import Library, RemoteLibrary, S3Blobs, S3Settings, SqlLibrary, State
+from esper.objects import S3Settings
+from esper.urza import Library, RemoteLibrary, S3Blobs, SqlLibrary, State
 from esper.urza.database import Database
 from esper.urza.models import Base
 from esper.urza.schema import HEAD, MIGRATIONS, upgrade

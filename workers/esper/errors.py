@@ -19,6 +19,9 @@
     │   ├── KernelBuildError                   the compiler or the benchmark could not produce a verdict
     │   ├── LibraryError                       the kernel library can't be used
     │   ├── BusError                           the message bus refused
+    │   ├── ObjectStoreError                   an object store can't be used
+    │   ├── CheckpointsUnavailable             checkpoints could not be stored for too long
+    │   ├── RunTaken                           another trainer owns this run
     │   ├── TwinError                          the twin's process died or answered nonsense
     │   └── StorageFull                        no space left on the device
     └── Interrupted                   130      Ctrl-C; a checkpoint was written
@@ -117,6 +120,18 @@ class LibraryError(RunFailed):
 
 class BusError(RunFailed):
     """The message bus refused a message or is closed."""
+
+
+class ObjectStoreError(RunFailed):
+    """An object store can't be read or written."""
+
+
+class CheckpointsUnavailable(RunFailed):
+    """Checkpoints could not be stored for longer than the run was told to put up with."""
+
+
+class RunTaken(RunFailed):
+    """Another trainer has taken the run over; what this one did since is not part of it."""
 
 
 class TwinError(RunFailed):

@@ -17,7 +17,8 @@ import pytest
 import parts
 import real_s3
 from esper.errors import LibraryError
-from esper.urza import BlobCorrupt, InvalidEntry, LibraryUnavailable, S3Blobs, S3Settings
+from esper.objects import S3Settings
+from esper.urza import BlobCorrupt, InvalidEntry, LibraryUnavailable, S3Blobs
 from libraries import settings_of
 
 DATA = b"kernel half" * 1000
@@ -77,8 +78,8 @@ def test_listing_goes_on_after_a_page(blobs: S3Blobs) -> None:
     for data in contents:
         blobs.put(hashlib.sha256(data).hexdigest(), data)
     # Pages are made small by the client's own paging, which the adapter must follow.
-    pages = blobs._client.get_paginator("list_objects_v2")
-    blobs._client.get_paginator = lambda name: _Small(pages)  # type: ignore[method-assign, assignment]
+    pages = blobs.objects._client.get_paginator("list_objects_v2")
+    blobs.objects._client.get_paginator = lambda name: _Small(pages)  # type: ignore[method-assign, assignment]
     assert [info.digest for info in blobs.list()] == sorted(hashlib.sha256(data).hexdigest() for data in contents)
 
 
@@ -91,7 +92,7 @@ class _Small:
 
 
 def test_putting_again_makes_an_old_blob_young(bucket: real_s3.Bucket) -> None:
-    blobs = S3Blobs(settings_of(bucket, renew_seconds=0.5))
+    blobs = S3Blobs(settings_of(bucket), renew_seconds=0.5)
     blobs.put(DIGEST, DATA)
     before = blobs.info(DIGEST)
     time.sleep(2.1)  # the store tells times in whole seconds

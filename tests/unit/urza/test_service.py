@@ -292,11 +292,9 @@ def test_what_is_damaged_is_never_handed_out(remote: tuple[RemoteLibrary, SqlLib
         path.chmod(0o644)
         path.write_bytes(b"X" + big[1:])
     else:
-        library.blobs._client.put_object(  # type: ignore[attr-defined]
-            Bucket=library.blobs.settings.bucket,  # type: ignore[attr-defined]
-            Key=library.blobs._key(digest),  # type: ignore[attr-defined]
-            Body=b"X" + big[1:],
-        )
+        assert isinstance(library.blobs, S3Blobs)
+        bad = b"X" + big[1:]
+        library.blobs.objects.put(f"blobs/{digest[:2]}/{digest}", hashlib.sha256(bad).hexdigest(), bad)
     quick = RemoteLibrary(client._service.url, services.token(), QUICK)
     with pytest.raises((BlobCorrupt, LibraryUnavailable)):
         quick.fetch(identity, tmp_path / "cache")

@@ -46,13 +46,12 @@ from esper.urza.library import (
 
 if TYPE_CHECKING:
     from esper.urza.client import RemoteLibrary
-    from esper.urza.s3 import S3Blobs, S3Settings
+    from esper.urza.s3 import S3Blobs
     from esper.urza.sql import SqlLibrary
 
 _HOMES = {
     "RemoteLibrary": "esper.urza.client",
     "S3Blobs": "esper.urza.s3",
-    "S3Settings": "esper.urza.s3",
     "SqlLibrary": "esper.urza.sql",
 }
 
@@ -80,7 +79,6 @@ __all__ = [
     "RemoteLibrary",
     "Report",
     "S3Blobs",
-    "S3Settings",
     "SchemaTooNew",
     "SchemaTooOld",
     "SqlLibrary",

@@ -9,8 +9,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from esper.logs import LEVELS
+from esper.objects import S3Settings, place_of
 from esper.settings import Settings, load_settings
-from esper.urza.s3 import S3Settings
 
 PREFIX = "ESPER_URZA_"
 
@@ -78,9 +78,7 @@ class ServiceSettings(Settings):
         """The bucket, if blobs are in one; as clients see it with ``public``."""
         if not self.blobs.startswith("s3://"):
             return None
-        bucket, _, prefix = self.blobs.removeprefix("s3://").partition("/")
-        if prefix and not prefix.endswith("/"):
-            prefix += "/"
+        bucket, prefix = place_of(self.blobs)
         endpoint = self.s3_public_endpoint if public and self.s3_public_endpoint else self.s3_endpoint
         return S3Settings(
             bucket, prefix, endpoint, self.s3_region, self.s3_access_key.get_secret_value(),
