@@ -110,7 +110,7 @@ class Run:
         self.beside = KernelProcess(folder / "library", spec.kernels, print)
         self.interfaces = {name: slot.interface for name, slot in bank.slots.items()}
         self.shelf = RunShelf(
-            self.library, self.service, self.interfaces, spec, hardware_target("cpu"), toolchain_hash(), folder / "out"
+            self.library, self.service, self.interfaces, spec, hardware_target("cpu"), toolchain_hash()
         )
         (folder / "out").mkdir()
         recorder = Recorder(folder / "out")

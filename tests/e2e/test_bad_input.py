@@ -110,9 +110,9 @@ def test_a_full_disk_ends_the_run_and_keeps_the_last_checkpoint(write, tmp_path)
         assert code == 3, output
         assert "space" in output
         assert "Traceback" not in output
-        from esper.tolaria.checkpoint import CheckpointStore
+        from esper.tolaria.store import DirectoryStore
 
-        found, problems = CheckpointStore(disk / "out" / "checkpoints").newest()
+        found, problems = DirectoryStore(disk / "out").newest()
         assert found is not None
         assert problems == []
     finally:

@@ -13,7 +13,7 @@ import pytest
 
 from esper.output import Silent
 from esper.output.readers import read_run
-from esper.tolaria.journal import Journal
+from esper.tolaria.store import Journal
 from esper.urza import SqlLibrary, State
 from esper.weatherlight import beside
 from esper.weatherlight.run import run

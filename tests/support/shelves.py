@@ -6,6 +6,7 @@ import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import PublicKeys, SigningKey, manifest_for, sign_built, sign_validated, write_artifact
@@ -60,6 +61,12 @@ class Shelf:
             slot: [record for artifact, record in records.items() if artifact in offered]
             for slot, records in self._records.items()
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"new": list(self._new)}
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        self._new = list(data["new"])
 
     def arrivals(self) -> list[str]:
         new, self._new = self._new, []

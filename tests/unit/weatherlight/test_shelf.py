@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import PublicKeys, SigningKey
 from esper.urza import KernelQuery, KernelRecord, State
-from esper.weatherlight.shelf import PORTFOLIO, RunShelf
+from esper.weatherlight.shelf import RunShelf
 from leyline.interface import Interface, Layout
 from leyline.resources import TrainingRunSpec
 from runs import manifest
@@ -47,12 +48,12 @@ def shop() -> Shop:
     return Shop()
 
 
-def shelf(shop: Any, out: Path | None, spec: TrainingRunSpec = SPEC) -> RunShelf:
-    return RunShelf(shop, Source(), SLOTS, spec, "x86_64", "0" * 8, out)
+def shelf(shop: Any, spec: TrainingRunSpec = SPEC) -> RunShelf:
+    return RunShelf(shop, Source(), SLOTS, spec, "x86_64", "0" * 8)
 
 
 def test_each_kernel_arrives_once_and_is_offered_where_it_fits(shop):
-    one = shelf(shop, None)
+    one = shelf(shop)
     assert one.arrivals() == []
     shop.records[4] = [record("b"), record("a")]
     assert one.arrivals() == ["a", "b"]
@@ -66,21 +67,33 @@ def test_each_kernel_arrives_once_and_is_offered_where_it_fits(shop):
     assert one.path("a") == Path("/kernels/a")
 
 
-def test_a_resumed_run_decides_on_the_numbers_it_saw_first(shop, tmp_path):
+def test_a_resumed_run_decides_on_the_numbers_it_saw_first(shop):
     shop.records[4] = [record("a", ratio=0.5)]
-    first = shelf(shop, tmp_path)
+    first = shelf(shop)
     first.arrivals()
     shop.records[4] = [replace(record("a", ratio=0.9), tags=("low_memory",))]
-    again = shelf(shop, tmp_path)
+    again = shelf(shop)
+    again.load(json.loads(json.dumps(first.to_dict())))
     assert again.arrivals() == []
     assert again.records() == first.records()
     assert again.records()[0].ratio == 0.5
     assert again.offers({"a": 0}) == first.offers({"a": 0})
-    assert (tmp_path / PORTFOLIO).exists()
+
+
+def test_what_arrived_after_the_restored_state_arrives_again(shop):
+    one = shelf(shop)
+    shop.records[4] = [record("a")]
+    one.arrivals()
+    state = one.to_dict()
+    shop.records[8] = [record("c")]
+    assert one.arrivals() == ["c"]
+    one.load(state)
+    assert one.arrivals() == ["c"]
+    assert [r.artifact_id for r in one.records()] == ["a", "c"]
 
 
 def test_a_query_asks_for_what_the_manifest_allows(shop):
-    shelf(shop, None).arrivals()
+    shelf(shop).arrivals()
     assert {query.interface for query in shop.asked} == {NARROW, WIDE}
     query = shop.asked[0]
     assert query.strategies == tuple(str(strategy).lower() for strategy in SPEC.kernels.strategies)
@@ -94,6 +107,6 @@ def test_a_query_asks_for_what_the_manifest_allows(shop):
             "controller": SPEC.controller.model_copy(update={"approved": [named[0]]}),
         }
     )
-    shelf(shop, None, changed).arrivals()
+    shelf(shop, changed).arrivals()
     assert shop.asked[-1].blueprints == tuple(named)
     assert shop.asked[-1].max_risk == 1.0  # the controller lets an approved one pass, whatever its risk

@@ -96,6 +96,14 @@ def run(
             help="Where kernels are kept between runs. [dim]default: library beside DIR[/dim]",
         ),
     ] = None,
+    checkpoints: Annotated[
+        str,
+        typer.Option(
+            "--checkpoints",
+            metavar="URL",
+            help="Keep checkpoints in a bucket, s3://BUCKET/PREFIX. [dim]default: in the output directory[/dim]",
+        ),
+    ] = "",
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live page.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines; the last one is the summary.")] = False,
     overrides: Overrides = None,
@@ -116,6 +124,7 @@ def run(
       esper run mnist1d.yaml --resume
       esper run mnist1d.yaml --control     and the host never grown
       esper run mnist1d.yaml --set controller.policy=Never -o runs/control
+      esper run mnist1d.yaml --checkpoints s3://runs/mnist1d
 
     The output directory then holds report.html, summary.json, events.jsonl,
     model/, checkpoints/ and TensorBoard files.
@@ -124,7 +133,7 @@ def run(
 
     run_manifest(
         file, out, "json" if as_json else "plain" if plain else "auto", overrides or (),
-        resume=resume, library=library, control=control,
+        resume=resume, library=library, control=control, checkpoints=checkpoints,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ EXIT_CODES = {"Completed": DONE, "Suspended": DONE, "Failed": FAILED, "Interrupt
 
 def run_manifest(
     file: Path, out: Path | None, style: Style, overrides: Sequence[str], *,
-    resume: bool = False, library: Path | None = None, control: bool = False,
+    resume: bool = False, library: Path | None = None, control: bool = False, checkpoints: str = "",
 ) -> None:  # fmt: skip
     """Run ``file`` into ``out`` and leave with the exit code of its phase.
 
@@ -42,7 +42,7 @@ def run_manifest(
         progress.phase("loading")
         from esper.weatherlight.run import run
 
-        summary = run(manifest, out, resume, progress, library=library, control=control)
+        summary = run(manifest, out, resume, progress, library=library, control=control, checkpoints=checkpoints)
     finally:
         progress.close()
     if style == "json":

@@ -344,7 +344,7 @@ class EventLog:
         self.append(Kind.ROLLBACK, epoch=epoch, step=step, to_epoch=to_epoch, cause=cause, seed=seed, seconds=seconds)
 
     def checkpoint(self, *, epoch: int, step: int, path: str, size: int, seconds: float) -> None:
-        """A checkpoint of ``size`` bytes is on the disk."""
+        """A checkpoint of ``size`` bytes is durable."""
         self.append(Kind.CHECKPOINT, epoch=epoch, step=step, path=path, size=size, seconds=seconds)
 
     def warning(self, *, epoch: int, step: int, text: str) -> None:

@@ -114,10 +114,10 @@ class Recorder:
             )
         self.progress.message(f"rolled back to the end of epoch {to_epoch}: {cause}", "warning")
 
-    def checkpoint(self, path: Path, size: int, seconds: float) -> None:
-        """A checkpoint is on the disk."""
+    def checkpoint(self, name: str, size: int, seconds: float) -> None:
+        """A checkpoint is durable."""
         if self._events is not None:
-            self._events.checkpoint(epoch=self.epoch, step=self.step, path=path.name, size=size, seconds=seconds)
+            self._events.checkpoint(epoch=self.epoch, step=self.step, path=name, size=size, seconds=seconds)
 
     def kernel(self, **fields: Any) -> None:
         """A kernel became ready, was rejected or was evicted."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +25,12 @@ class KernelShelf(Protocol):
 
     def arrivals(self) -> Sequence[str]:
         """Artifacts that became available since the last call; the trainer journals the epoch."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The records the run has been offered, as JSON: part of its state, because it decided on their numbers."""
+
+    def load(self, data: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`to_dict`: what was offered since counts as new again."""
 
     @property
     def wait_seconds(self) -> float:

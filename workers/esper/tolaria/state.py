@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from esper.errors import CheckpointMismatch
-from esper.tolaria.checkpoint import Checkpoint
+from esper.tolaria.store import Checkpoint
 from leyline.canonical import digest
 
 if TYPE_CHECKING:

@@ -22,20 +22,20 @@ import torch
 
 from esper.errors import CheckpointMismatch, Diverged, NumericalFault, StateCorruption, StepTimeout
 from esper.kasmina import SeedSettings
+from esper.output import EVENTS_FILE
 from esper.tamiyo.sealing import PRODUCER, Sealer
 from esper.tolaria.budget import TRAINING_PASSES, Ledger, Limits
-from esper.tolaria.checkpoint import CheckpointStore
 from esper.tolaria.costs import Costs, cooldown_flops, costs_now
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.governor import Governor, Watchdog
 from esper.tolaria.history import Best, History
-from esper.tolaria.journal import Journal
 from esper.tolaria.line import EpochStats, Line, Stopped
 from esper.tolaria.probe import Prober
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.schedule import Progress as ScheduleProgress
 from esper.tolaria.settle import Settler
 from esper.tolaria.state import MAIN, TWIN, RunState, check_identity, identity
+from esper.tolaria.store import Checkpoint, Committer, DirectoryStore, pack
 from esper.tolaria.trial import TrialBench
 from esper.tolaria.undisturbed import collect_young, undisturbed
 from esper.tolaria.view import run_view
@@ -83,11 +83,12 @@ class Trainer:
         recorder: where news go.
         out: the output directory; None keeps nothing on disk (no resume, rollback from memory only).
         local_task: the task is an object of the caller's that another process could not build again.
+        commits: where checkpoints go; into ``out`` if not given.
     """
 
     def __init__(
         self, run: TrainingRun, task: Task, bank: SeedBank, controller: TamiyoController, shelf: KernelShelf,
-        recorder: Recorder, out: Path | None = None, local_task: bool = False,
+        recorder: Recorder, out: Path | None = None, local_task: bool = False, commits: Committer | None = None,
     ) -> None:  # fmt: skip
         self.run, self.spec, self.task, self.bank = run, run.spec, task, bank
         self.controller, self.shelf, self.recorder = controller, shelf, recorder
@@ -107,8 +108,9 @@ class Trainer:
         )  # fmt: skip
         self.settler = Settler(self)
         self.out = out
-        self.store = CheckpointStore(out / "checkpoints", self.spec.checkpoints.keep) if out else None
-        self.journal = Journal(out / "journal.jsonl") if out else None
+        self.commits = commits or (Committer(DirectoryStore(out, self.spec.checkpoints.keep)) if out else None)
+        self.committed = 0
+        """Number of the last commit, counted over the whole run."""
         self.epoch = 0
         """Finished epochs."""
         self.statistics: dict[str, Any] = {}
@@ -148,8 +150,10 @@ class Trainer:
                     self.roll_back(fault)
             self.settler.finish()
             self.commit([])
+            self._await_commits(stopping=False)
         except Stopped:
             self.commit([], whole_epoch=False)
+            self._await_commits(stopping=True)
             raise
         finally:
             watchdog.close()
@@ -283,7 +287,7 @@ class Trainer:
                 "twin": twin, "ledger": self.ledger.to_dict(), "history": self.history.to_dict(),
                 "statistics": self.statistics, "governor": self.governor.to_dict(),
                 "controller": self.controller.state_dict(), "settler": self.settler.to_dict(),
-                "sequence": self.sealer.sequence,
+                "sequence": self.sealer.sequence, "portfolio": self.shelf.to_dict(), "commit": self.committed,
             },
         )  # fmt: skip
 
@@ -304,49 +308,66 @@ class Trainer:
         self.controller.load_state_dict(meta["controller"])
         self.settler.load(meta["settler"])
         self.sealer.sequence = max(self.sealer.sequence, meta["sequence"])
+        self.committed = max(self.committed, meta["commit"])
+        self.shelf.load(meta["portfolio"])
 
-    def resume(self) -> int | None:
-        """Restore the newest whole checkpoint; returns the event log's offset, or None when there is none.
+    def resume(self, checkpoint: Checkpoint | None = None) -> int | None:
+        """Restore a checkpoint, if not given the newest; returns the event log's offset, or None when there is none.
 
         Raises:
             CheckpointMismatch: the checkpoint is of another run, or all of them are damaged.
         """
-        if self.store is None:
-            return None
-        checkpoint, problems = self.store.newest()
+        checkpoint = checkpoint or self.newest()
         if checkpoint is None:
-            if problems:
-                raise CheckpointMismatch("no checkpoint can be used:\n  " + "\n  ".join(problems))
             return None
-        for problem in problems:
-            self.recorder.progress.message(f"skipped: {problem}", "warning")
         state = RunState.of(checkpoint)
         self.restore(state)
         self._good = state
-        if self.journal is not None:
-            self.journal.truncate_after(checkpoint.state["step"])
         return int(checkpoint.state["events_offset"])
 
+    def newest(self) -> Checkpoint | None:
+        """Take the run over and read its newest whole checkpoint; None when there is none.
+
+        Raises:
+            CheckpointMismatch: all of them are damaged.
+        """
+        if self.commits is None:
+            return None
+        self.commits.store.claim()
+        checkpoint, problems = self.commits.store.newest()
+        if checkpoint is None and problems:
+            raise CheckpointMismatch("no checkpoint can be used:\n  " + "\n  ".join(problems))
+        for problem in problems:
+            self.recorder.progress.message(f"skipped: {problem}", "warning")
+        return checkpoint
+
     def commit(self, orders: list[dict[str, Any]], whole_epoch: bool = True) -> None:
-        """Make the epoch durable: checkpoint, then journal; only then are its events published."""
+        """Make the epoch durable, checkpoint and journal in one; only then is anything told to others."""
+        due = self.epoch % self.spec.checkpoints.every_epochs == 0 or self.epoch == self.spec.training.epochs
+        durable = self.commits is not None and (due or not whole_epoch)
+        self.committed += durable
         state = self.state()
         state.meta["events_offset"] = self.recorder.commit()
         if whole_epoch:
             self._good = state
-        due = self.epoch % self.spec.checkpoints.every_epochs == 0 or self.epoch == self.spec.training.epochs
-        if self.store is None or self.journal is None or (whole_epoch and not due):
+        if self.commits is None or not durable:
             return
-        began = time.perf_counter()
-        step = state.meta["step"]
-        name = self.store.write(step, state.tensors, state.meta)
-        self.journal.append(
-            {
-                "epoch": self.epoch, "step": step, "checkpoint": name, "orders": orders,
-                "arrived": sorted(a for a, epoch in self.history.offered.items() if epoch == self.epoch),
-            }
-        )  # fmt: skip
-        size = sum(value.numel() * value.element_size() for value in state.tensors.values())
-        self.recorder.checkpoint(self.store.root / name, size, time.perf_counter() - began)
+        entry = {
+            "commit": self.committed, "epoch": self.epoch, "step": state.meta["step"], "orders": orders,
+            "arrived": sorted(a for a, epoch in self.history.offered.items() if epoch == self.epoch),
+        }  # fmt: skip
+        logs = {EVENTS_FILE: state.meta["events_offset"]} if self.recorder.out else {}
+        self.commits.put(pack(state.tensors, state.meta, entry, logs), stop=self._stop)
+        self._note_stored()
+
+    def _await_commits(self, stopping: bool) -> None:
+        if self.commits is not None:
+            self.commits.finish(stopping)
+            self._note_stored()
+
+    def _note_stored(self) -> None:
+        for stored in self.commits.stored() if self.commits is not None else ():
+            self.recorder.checkpoint(stored.name, stored.size, stored.seconds)
 
     def roll_back(self, fault: Exception) -> None:
         """Return to the last good state and lock the seed that may be to blame.

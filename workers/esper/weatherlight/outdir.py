@@ -23,12 +23,13 @@ class OutputDirectory:
     Args:
         path: created if it does not exist.
         resume: continue what is there; without it a directory that holds a run is refused.
+        elsewhere: the run's state is kept somewhere else, so that the directory may be empty on a resume.
 
     Raises:
         OutputDirectoryError: not writable, in use by another process, or it holds a run and ``resume`` was not asked.
     """
 
-    def __init__(self, path: Path, resume: bool) -> None:
+    def __init__(self, path: Path, resume: bool, elsewhere: bool = False) -> None:
         self.path = path
         self._made = not path.exists()
         with disk_errors(path, "making the output directory"):
@@ -47,7 +48,7 @@ class OutputDirectory:
             raise OutputDirectoryError(
                 f"{path} already holds a run ({found[0]}); go on with --resume, or choose another directory with -o"
             )
-        if resume and MANIFEST not in found:
+        if resume and not elsewhere and MANIFEST not in found:
             self.abandon()
             self.close()
             raise OutputDirectoryError(f"{path} holds no run to resume; leave --resume out to start one")

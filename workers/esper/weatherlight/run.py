@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from esper.errors import RunFailed
+from esper.errors import BadInput, OutputDirectoryError, RunFailed
 from esper.karn.catalogue import CATALOGUE
 from esper.kasmina import SeedBank, wrap
 from esper.kernel.hardware import hardware_target, toolchain_hash
@@ -30,11 +30,12 @@ from esper.tasks import Task, load_task
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.line import Stopped
 from esper.tolaria.recorder import Recorder
+from esper.tolaria.store import BucketStore, Committer
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library, SqlLibrary
 from esper.weatherlight.beside import KernelProcess
-from esper.weatherlight.outdir import OutputDirectory
+from esper.weatherlight.outdir import MANIFEST, OutputDirectory
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
 from esper.weatherlight.stopping import StopRequest
@@ -42,23 +43,26 @@ from esper.weatherlight.wanted import check_usable, designs
 from leyline.resources import TrainingRun
 from leyline.resources.enums import PolicyName
 
+RESULTS = ["summary.json", "report.html", "model"]
+"""What of the output directory is kept with a run whose checkpoints are elsewhere."""
 LIBRARY = "library"
 """The library's directory, beside the runs' own: kernels certified for one run serve the next."""
 
 
 def run(
     manifest: TrainingRun, out: Path, resume: bool = False, progress: Progress | None = None, *,
-    library: Path | None = None, control: bool = False,
+    library: Path | None = None, control: bool = False, checkpoints: str = "",
 ) -> Summary:  # fmt: skip
     """Train a manifest on this machine and leave summary, events, report and model in ``out``.
 
     Args:
         manifest: what to train.
         out: the output directory.
-        resume: go on from the newest whole checkpoint in ``out``.
+        resume: go on from the newest whole checkpoint.
         progress: what the user sees.
         library: directory of the kernel library; beside ``out`` if not given.
         control: afterwards train the same host without growth on the FLOPs this run spent, for comparison.
+        checkpoints: ``s3://bucket/prefix`` where checkpoints are kept; in ``out`` if not given.
 
     Returns:
         The summary; ``phase`` says how the run ended.
@@ -69,11 +73,12 @@ def run(
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        directory = OutputDirectory(out, resume)
+        directory = OutputDirectory(out, resume, elsewhere=bool(checkpoints))
         stack.callback(directory.close)
+        kept = committer(out, manifest.spec.checkpoints.keep, checkpoints, resume, stack) if checkpoints else None
         # absolute, because the processes that build kernels work in directories of their own
         root = Path(library or out.parent / LIBRARY).absolute()
-        session = Session(manifest, out, root, progress or Silent(), stack)
+        session = Session(manifest, out, root, progress or Silent(), stack, commits=kept)
         stop = stack.enter_context(StopRequest())
         try:
             trainer = session.prepare(resume, stop)
@@ -81,8 +86,11 @@ def run(
             directory.abandon()
             raise
         # Only now is there something to resume: what was wrong with the input can be put right and run again.
-        if not resume:
+        if not resume or not (out / MANIFEST).exists():
             directory.write_manifest(manifest)
+        if kept is not None and not resume:
+            kept.store.claim()
+            kept.leave([MANIFEST], out)
         phase, reason = session.train(trainer, resume, stop)
         compared = session.control(trainer, stop) if control and phase == "Completed" else None
         return session.conclude(trainer, phase, reason, time.monotonic() - began, compared)
@@ -103,7 +111,10 @@ class Session:
     given: tuple[Task, SeedBank] | None = None
     """Task and wrapped model of a caller who built them; otherwise the manifest's task is loaded."""
     controller: TamiyoController | None = None
+    commits: Committer | None = None
+    """Where checkpoints go, if not into ``out``."""
     shelf: RunShelf | None = None
+    _events_offset: int | None = None
 
     def prepare(self, resume: bool, stop: StopRequest) -> Trainer:
         """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels."""
@@ -121,15 +132,23 @@ class Session:
         self.stack.callback(service.close)
         interfaces = {name: slot.interface for name, slot in bank.slots.items()}
         self.shelf = shelf = RunShelf(
-            library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash(), self.out
+            library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash()
         )
         reports = deliver(FieldReportLog(self.library_root / "field-reports.jsonl"), library)
         controller = self.controller or TamiyoController(spec, library, on_report=reports)
         trainer = Trainer(
-            self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None
-        )
+            self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None,
+            commits=self.commits,
+        )  # fmt: skip
+        if trainer.commits is not None:
+            trainer.commits.say = recorder.warning
+        checkpoint = trainer.newest() if resume else None
+        if checkpoint is not None:
+            shelf.load(checkpoint.state["portfolio"])
         if grows:
-            self.kernels(service, list(dict.fromkeys(interfaces.values())), shelf, stop, first=not resume)
+            self.kernels(service, list(dict.fromkeys(interfaces.values())), shelf, stop)
+        if checkpoint is not None:
+            self._events_offset = trainer.resume(checkpoint)
         return trainer
 
     def host(self) -> tuple[Task, SeedBank]:
@@ -143,7 +162,7 @@ class Session:
         return task, wrap(task.model, spec.slots, sample.to(device), spec=spec)
 
     def kernels(
-        self, service: KernelService, interfaces: list[Any], shelf: RunShelf, stop: StopRequest, first: bool
+        self, service: KernelService, interfaces: list[Any], shelf: RunShelf, stop: StopRequest
     ) -> None:  # fmt: skip
         """Ask for the portfolio; wait for it, or let it arrive while training goes on."""
         spec = self.manifest.spec.kernels
@@ -152,7 +171,7 @@ class Session:
             check_usable(designs(names, self.library), interfaces)
         strategies = [str(strategy).lower() for strategy in spec.strategies]
         if str(spec.prepare) == "BeforeTraining":
-            if not first and shelf.records():
+            if shelf.records() and shelf.fetchable():
                 return  # the portfolio is part of the run's state; a resume does not certify it anew
             self.progress.phase("preparing kernels")
             waited = time.monotonic()
@@ -171,8 +190,7 @@ class Session:
     def train(self, trainer: Trainer, resume: bool, stop: StopRequest) -> tuple[str, str]:
         """Train to the end, or to whatever ends it; returns phase and reason."""
         recorder = trainer.recorder
-        offset = trainer.resume() if resume else None
-        recorder.open(trainer.task.metric, offset, trainer.line.step)
+        recorder.open(trainer.task.metric, self._events_offset, trainer.line.step)
         self.stack.callback(recorder.close)
         recorder.at(trainer.epoch, trainer.line.step)
         recorder.started(
@@ -235,6 +253,8 @@ class Session:
             )  # fmt: skip
         summary.write(self.out)
         write_report(self.out)
+        if phase == "Completed" and self.commits is not None:
+            self.commits.leave(RESULTS, self.out)
         return summary
 
     def _task(self) -> dict[str, Any] | None:
@@ -251,6 +271,33 @@ class Session:
                 if verdict["kernel"] not in known:  # rejected or noisy: not on offer, but people want to know why
                     known[verdict["kernel"]] = self.library.record(verdict["kernel"])
         return [known[artifact] for artifact in sorted(known)]
+
+
+def committer(out: Path, keep: int, url: str, resume: bool, stack: ExitStack) -> Committer:
+    """Checkpoints in a bucket, closed with ``stack``; settings but the address are the environment's.
+
+    Raises:
+        BadInput: a setting is wrong, the extra is missing, or there is (not) a run to resume.
+        ObjectStoreError: the bucket can't be used.
+    """
+    try:
+        from esper.objects.s3 import ObjectStore
+        from esper.tolaria.store.settings import load
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"{error.name} is not installed; checkpoints in a bucket need the extra: esper-train[worker]"
+        ) from error
+    settings = load(url=url)
+    store = BucketStore(ObjectStore(settings.s3()), out, keep)
+    commits = Committer(store, ahead=settings.ahead, patience=settings.patience_seconds, last=settings.stop_seconds)
+    stack.callback(commits.close)
+    if store.holds_run() != resume:
+        raise OutputDirectoryError(
+            f"{store.place} holds no run to resume; leave --resume out to start one"
+            if resume
+            else f"{store.place} already holds a run; go on with --resume, or choose another prefix"
+        )
+    return commits
 
 
 def bank_device(bank: SeedBank) -> torch.device:

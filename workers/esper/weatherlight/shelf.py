@@ -1,27 +1,23 @@
 """The kernels on offer to one run: what the library certified for its slots, as it was when the run first saw it.
 
 Measurements in the library change as it grows (tags are percentiles), and a resumed run must decide on the numbers it
-decided on before. So each record is kept with the run (``portfolio.json``) from the moment it is first offered.
+decided on before. So each record is part of the run's state from the moment it is first offered.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.output.files import write_atomic
-from esper.urza import KernelQuery, KernelRecord, State
+from esper.urza import KernelQuery, KernelRecord, State, UnknownArtifact
 
 if TYPE_CHECKING:
     from esper.kernel import PublicKeys
     from esper.urza import Library
     from leyline.interface import Interface
     from leyline.resources import TrainingRunSpec
-
-PORTFOLIO = "portfolio.json"
 
 
 class Source(Protocol):
@@ -42,26 +38,29 @@ class RunShelf:
         slots: interface by slot id.
         spec: which strategies and blueprints the run allows.
         hardware, toolchain: what this process runs on.
-        out: the run's directory; None keeps the portfolio in memory only.
     """
 
     def __init__(
         self, library: Library, source: Source, slots: Mapping[str, Interface], spec: TrainingRunSpec,
-        hardware: str, toolchain: str, out: Path | None,
+        hardware: str, toolchain: str,
     ) -> None:  # fmt: skip
         self._library, self._source, self._slots, self._spec = library, source, dict(slots), spec
         self._hardware, self._toolchain = hardware, toolchain
-        self._file = out / PORTFOLIO if out else None
         self.keys = source.keys
         self.wait_seconds = 0.0
         self._known: dict[str, KernelRecord] = {}
         self._by_slot: dict[str, list[str]] = {slot: [] for slot in slots}
-        if self._file is not None and self._file.exists():
-            self._load(json.loads(self._file.read_text()))
 
     def path(self, artifact_id: str) -> Path:
         """See :class:`Source`."""
         return self._source.path(artifact_id)
+
+    def fetchable(self) -> bool:
+        """Whether the library still has every kernel the run has been offered; on another machine it may not."""
+        try:
+            return all(self._library.record(artifact).state is State.VALIDATED for artifact in self._known)
+        except UnknownArtifact:
+            return False
 
     def records(self) -> list[KernelRecord]:
         """Every record the run has been offered."""
@@ -84,8 +83,6 @@ class RunShelf:
                     new.append(record.artifact_id)
                 if record.artifact_id not in self._by_slot[slot]:
                     self._by_slot[slot] = sorted([*self._by_slot[slot], record.artifact_id])
-        if new and self._file is not None:
-            write_atomic(self._file, json.dumps(self._dump(), sort_keys=True, indent=1).encode())
         return sorted(set(new))
 
     def _query(self, interface: Interface) -> KernelQuery:
@@ -99,16 +96,19 @@ class RunShelf:
             blueprints=tuple(self._spec.kernels.blueprints) or None,
         )
 
-    def _dump(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
+        """See :class:`esper.tolaria.shelf.KernelShelf`."""
         return {
             "records": [{**asdict(record), "state": str(record.state)} for record in self.records()],
-            "slots": self._by_slot,
+            "slots": {slot: list(ids) for slot, ids in self._by_slot.items()},
         }
 
-    def _load(self, data: Mapping[str, Any]) -> None:
+    def load(self, data: Mapping[str, Any]) -> None:
+        """See :class:`esper.tolaria.shelf.KernelShelf`."""
+        self._known.clear()
         names = {field.name for field in fields(KernelRecord)}
         for entry in data["records"]:
             known = {key: value for key, value in entry.items() if key in names}
             record = KernelRecord(**{**known, "state": State(entry["state"]), "tags": tuple(entry["tags"])})
             self._known[record.artifact_id] = record
-        self._by_slot.update({slot: list(ids) for slot, ids in data["slots"].items() if slot in self._by_slot})
+        self._by_slot = {slot: list(data["slots"].get(slot, ())) for slot in self._by_slot}

@@ -1,4 +1,4 @@
-"""The journal: one line for each committed epoch, in order, each with a checksum.
+"""The journal: one line for each commit, in order, each with a checksum.
 
 It says which checkpoint closes the epoch, which kernels became available before it and which orders were applied
 after it, so a resumed run makes the same choices though the clock and the pools were different. A torn last line is
@@ -17,25 +17,35 @@ from typing import Any
 from esper.errors import CheckpointMismatch
 from esper.output.files import disk_errors
 
+JOURNAL = "journal.jsonl"
+
 
 class Journal:
-    """Append-only lines ``<crc32 hex> <json>``; every append is synced before it returns."""
+    """Lines ``<crc32 hex> <json>``, numbered by their field ``commit``; every append is synced before it returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._last: int | None = None
+        """Number of the last line, once known."""
 
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry.
+    def put(self, entry: Mapping[str, Any]) -> int:
+        """Add an entry, in place of one of the same number; returns the journal's length in bytes.
 
         Raises:
             StorageFull: no space is left.
             OutputDirectoryError: it can't be written.
         """
         text = json.dumps(entry, sort_keys=True, allow_nan=False)
-        with disk_errors(self.path, "writing the journal"), open(self.path, "a", encoding="utf-8") as handle:
-            handle.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
+        line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+        if self._last is None or self._last >= entry["commit"]:
+            self.truncate_after(entry["commit"] - 1)
+        with disk_errors(self.path, "writing the journal"), open(self.path, "ab") as handle:
+            handle.write(line)
             handle.flush()
             os.fsync(handle.fileno())
+            length = handle.tell()
+        self._last = entry["commit"]
+        return length
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first.
@@ -45,16 +55,17 @@ class Journal:
         """
         return [entry for entry, _ in self._scan()]
 
-    def truncate_after(self, step: int) -> None:
-        """Drop entries of later steps, and a torn last line: what follows was not committed."""
-        keep = 0
+    def truncate_after(self, commit: int) -> None:
+        """Drop entries of later commits, and a torn last line: what follows was not committed."""
+        keep, last = 0, 0
         for entry, end in self._scan():
-            if entry["step"] <= step:
-                keep = end
+            if entry["commit"] <= commit:
+                last, keep = entry["commit"], end
         if self.path.exists() and self.path.stat().st_size > keep:
-            with open(self.path, "r+b") as handle:
+            with disk_errors(self.path, "truncating the journal"), open(self.path, "r+b") as handle:
                 handle.truncate(keep)
                 os.fsync(handle.fileno())
+        self._last = last
 
     def _scan(self) -> Iterator[tuple[dict[str, Any], int]]:
         if not self.path.exists():
