@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -300,29 +301,29 @@ def test_an_owner_far_ahead_leaves_no_gap_for_an_earlier_one(place: Place) -> No
     assert found.state["commit"] == 11
 
 
-def test_of_many_that_take_over_at_once_one_goes_on(place: Place, tmp_path: Path) -> None:
-    begun(place, 1)
+def test_of_many_that_take_over_at_once_one_goes_on(tmp_path: Path) -> None:
+    """In a bucket; the directory of a run lets one process in at a time."""
+    with in_a_bucket(tmp_path) as place:
+        begun(place, 1)
 
-    def contender(name: str) -> None:
-        store, found, _ = taken_over(place, name)
+        def contender(name: str) -> None:
+            store, found, _ = taken_over(place, name)
+            assert found is not None
+            for number in range(found.state["commit"] + 1, 5):
+                store.commit(commit(number, winner=name))
+            (tmp_path / f"won-{name}").touch()
+
+        threads = [threading.Thread(target=_quietly, args=(contender, f"c{number}")) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        _, found, problems = taken_over(place, "after")
+        assert problems == []
         assert found is not None
-        for number in range(found.state["commit"] + 1, 5):
-            store.commit(commit(number, winner=name))
-        (tmp_path / f"won-{name}").touch()
-
-    import threading
-
-    threads = [threading.Thread(target=_quietly, args=(contender, f"c{number}")) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    _, found, problems = taken_over(place, "after")
-    assert problems == []
-    assert found is not None
-    winners = [path.name.removeprefix("won-") for path in tmp_path.glob("won-*")]
-    assert found.state["commit"] == 4
-    assert found.state["winner"] in winners
+        winners = [path.name.removeprefix("won-") for path in tmp_path.glob("won-*")]
+        assert found.state["commit"] == 4
+        assert found.state["winner"] in winners
 
 
 def _quietly(work: Callable[[str], None], name: str) -> None:
