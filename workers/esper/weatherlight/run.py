@@ -282,12 +282,13 @@ def committer(out: Path, keep: int, url: str, resume: bool, stack: ExitStack) ->
     """
     try:
         from esper.objects.s3 import ObjectStore
-        from esper.tolaria.store.settings import load
+        from esper.settings import load_settings
+        from esper.tolaria.store.settings import CheckpointSettings
     except ModuleNotFoundError as error:
         raise BadInput(
             f"{error.name} is not installed; checkpoints in a bucket need the extra: esper-train[worker]"
         ) from error
-    settings = load(url=url)
+    settings = load_settings(CheckpointSettings, what="settings of the checkpoints", url=url)
     store = BucketStore(ObjectStore(settings.s3()), out, keep)
     commits = Committer(store, ahead=settings.ahead, patience=settings.patience_seconds, last=settings.stop_seconds)
     stack.callback(commits.close)

@@ -6,21 +6,19 @@ never those of the library.
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
-
-from esper.errors import ManifestError
 from esper.objects import S3Settings, place_of
+from esper.settings import Settings
 
 PREFIX = "ESPER_CHECKPOINTS_"
 
 
-class CheckpointSettings(BaseSettings):
+class CheckpointSettings(Settings):
     """Every field can be set as ``ESPER_CHECKPOINTS_<FIELD>``; what the command line says goes first."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX)
 
     url: str = Field("", description="`s3://bucket/prefix` of this run alone; empty: the output directory")
     endpoint: str = Field("", description="address of the object store; empty for the provider's own")
@@ -46,19 +44,3 @@ class CheckpointSettings(BaseSettings):
             bucket, prefix, self.endpoint, self.region, self.access_key.get_secret_value(),
             self.secret_key.get_secret_value(), read_seconds=self.read_seconds, attempts=self.attempts,
         )  # fmt: skip
-
-
-def load(**given: Any) -> CheckpointSettings:
-    """Settings from what is given and the environment, in this order.
-
-    Raises:
-        ManifestError: what is wrong with which setting; values are not quoted.
-    """
-    try:
-        return CheckpointSettings(**given)
-    except ValidationError as error:
-        problems = [
-            f"{PREFIX}{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}"
-            for item in error.errors(include_input=False)
-        ]
-        raise ManifestError(problems, "settings of the checkpoints") from None
