@@ -13,6 +13,7 @@ from esper.kasmina import wrap
 from esper.tamiyo import TamiyoController
 from esper.tasks import load_task
 from esper.tolaria.recorder import Recorder
+from esper.tolaria.store import Committer
 from esper.tolaria.trainer import Trainer
 from leyline.resources import TrainingRun, load
 from shelves import Shelf
@@ -58,11 +59,12 @@ def fixed(slot: str, blueprint: str, epoch: int = 2, **spec: Any) -> TrainingRun
 
 
 def trainer(
-    run: TrainingRun, out: Path | None = None, blueprints: Sequence[str] = ("conv_block",), shelf: Shelf | None = None
+    run: TrainingRun, out: Path | None = None, blueprints: Sequence[str] = ("conv_block",), shelf: Shelf | None = None,
+    commits: Committer | None = None,
 ) -> Trainer:  # fmt: skip
     """A trainer with everything real but the pools."""
     task = load_task(run.spec.task.ref, run.spec.task.params, run.spec.seed)
     sample, _ = task.train.batch(torch.arange(2))
     bank = wrap(task.model, run.spec.slots, sample, spec=run.spec)
     shelf = shelf or Shelf({name: slot.interface for name, slot in bank.slots.items()}, blueprints)
-    return Trainer(run, task, bank, TamiyoController(run.spec), shelf, Recorder(out), out)
+    return Trainer(run, task, bank, TamiyoController(run.spec), shelf, Recorder(out), out, commits=commits)
