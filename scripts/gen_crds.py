@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Generate crds/*.yaml and docs/manifest.md from leyline.resources. With --check, only say whether they are fresh."""
+"""Generate crds/*.yaml, the chart's copy of them and docs/manifest.md from leyline.resources.
+
+With --check, only say whether they are fresh.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from leyline.resources.crd import DEFINITIONS, definition
 from leyline.resources.reference import manifest_reference
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = (ROOT / "crds", ROOT / "charts" / "esper" / "files" / "crds")
+"""For people and kubectl, and for the chart, which may not read outside of its folder."""
 NOTE = "# Generated from leyline.resources by `make crds`; do not edit.\n"
 
 
@@ -26,9 +31,10 @@ class _Dumper(yaml.SafeDumper):
 def outputs() -> dict[Path, str]:
     """Every generated file with its content."""
     files = {
-        ROOT / "crds" / f"{of.plural}.yaml": NOTE
+        folder / f"{of.plural}.yaml": NOTE
         + yaml.dump(definition(of), Dumper=_Dumper, sort_keys=False, width=120, allow_unicode=True)
         for of in DEFINITIONS
+        for folder in FOLDERS
     }
     files[ROOT / "docs" / "manifest.md"] = manifest_reference()
     return files
@@ -39,11 +45,17 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is out of date")
     check = parser.parse_args().check
     stale = [path for path, text in outputs().items() if not path.exists() or path.read_text("utf-8") != text]
+    for folder in FOLDERS:
+        stale += [path for path in folder.glob("*.yaml") if path not in outputs()]
     for path in stale:
         name = path.relative_to(ROOT)
         if check:
             print(f"out of date: {name} (run: make crds)")
+        elif path not in outputs():
+            path.unlink()
+            print(f"removed {name}")
         else:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(outputs()[path], "utf-8")
             print(f"wrote {name}")
     return 1 if check and stale else 0

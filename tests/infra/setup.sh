@@ -38,6 +38,13 @@ broker() {
     || lacking "the broker's jars could not be had"
 }
 
+helm() {
+  command -v go >/dev/null 2>&1 || { lacking "Go 1.26 or newer must be on the PATH"; return 0; }
+  PYTHONPATH=tests/infra .venv/bin/python -c 'import real_helm; print("Helm:", real_helm.program().parent.name)' \
+    || lacking "Helm could not be built"
+}
+
 postgresql
 object_store
 broker
+helm

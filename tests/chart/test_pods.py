@@ -1,0 +1,156 @@
+"""Every pod of the chart: restricted, told only what its program understands, and without more rights than it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import charts
+from esper.urza.service.settings import ServiceSettings
+
+CASES: dict[str, charts.Object] = {
+    "defaults": {},
+    "everything": charts.EVERYTHING,
+    "cluster-wide": {"training": {"clusterWide": True}, "urza": charts.URZA},
+}
+SAFE_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def objects(request: pytest.FixtureRequest) -> list[charts.Object]:
+    return charts.rendered(CASES[request.param])
+
+
+def violations(pod: charts.Object) -> list[str]:
+    """What the restricted Pod Security Standard would refuse (each of its controls, in its order)."""
+    spec = pod["spec"]
+    found = [name for name in ("hostNetwork", "hostPID", "hostIPC", "hostUsers") if spec.get(name)]
+    found += [
+        f"volume {each['name']}" for each in spec.get("volumes", ()) if not (set(each) - {"name"}) <= SAFE_VOLUMES
+    ]
+    outer: dict[str, Any] = spec.get("securityContext") or {}
+    found += [f"pod {name}" for name in ("sysctls", "seLinuxOptions", "windowsOptions") if name in outer]
+    for container in charts.containers(pod):
+        inner = container.get("securityContext") or {}
+        name = container["name"]
+        if inner.get("privileged") or inner.get("procMount", "Default") != "Default":
+            found.append(f"{name}: privileged")
+        if inner.get("allowPrivilegeEscalation") is not False:
+            found.append(f"{name}: privilege escalation")
+        if not inner.get("runAsNonRoot", outer.get("runAsNonRoot")):
+            found.append(f"{name}: may be root")
+        if inner.get("runAsUser", outer.get("runAsUser")) == 0:
+            found.append(f"{name}: is root")
+        if (inner.get("seccompProfile") or outer.get("seccompProfile") or {}).get("type") not in (
+            "RuntimeDefault", "Localhost",
+        ):  # fmt: skip
+            found.append(f"{name}: seccomp")
+        capabilities = inner.get("capabilities") or {}
+        if "ALL" not in capabilities.get("drop", ()) or set(capabilities.get("add", ())) - {"NET_BIND_SERVICE"}:
+            found.append(f"{name}: capabilities")
+        found += [f"{name}: host port" for port in container.get("ports", ()) if port.get("hostPort")]
+    return found
+
+
+def test_every_pod_is_restricted(objects: list[charts.Object]) -> None:
+    found = {name: violations(pod) for name, pod in charts.pods(objects)}
+    assert found
+    assert not any(found.values()), found
+
+
+def test_a_pod_that_is_not_restricted_is_seen() -> None:
+    loose = {"spec": {"hostPID": True, "volumes": [{"name": "v", "hostPath": {}}], "containers": [{"name": "c"}]}}
+    assert violations(loose) == [
+        "hostPID", "volume v", "c: privilege escalation", "c: may be root", "c: seccomp", "c: capabilities",
+    ]  # fmt: skip
+
+
+def test_nothing_is_written_outside_of_volumes_and_nothing_is_unbounded(objects: list[charts.Object]) -> None:
+    for name, pod in charts.pods(objects):
+        for container in charts.containers(pod):
+            assert container["securityContext"]["readOnlyRootFilesystem"], name
+            assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+            assert "memory" in container["resources"]["limits"], name
+        mounts = {each["name"] for each in pod["spec"].get("volumes", ())}
+        for container in charts.containers(pod):
+            assert {each["name"] for each in container.get("volumeMounts", ())} <= mounts, name
+
+
+def test_services_do_not_become_settings(objects: list[charts.Object]) -> None:
+    """A Service called esper-urza would set ESPER_URZA_PORT=tcp://… in every pod beside it."""
+    assert all(pod["spec"]["enableServiceLinks"] is False for _, pod in charts.pods(objects))
+
+
+def test_only_the_operator_can_speak_to_the_api_server(objects: list[charts.Object]) -> None:
+    accounts = charts.of_kind(objects, "ServiceAccount")
+    assert accounts
+    assert all(each["automountServiceAccountToken"] is False for each in accounts)
+    speaks = {name for name, pod in charts.pods(objects) if pod["spec"]["automountServiceAccountToken"]}
+    assert speaks == {"esper-operator"}
+    used = {pod["spec"]["serviceAccountName"] for _, pod in charts.pods(objects)}
+    assert used == {each["metadata"]["name"] for each in accounts}
+
+
+def test_long_lived_pods_are_probed_and_labelled_as_their_owners_expect(objects: list[charts.Object]) -> None:
+    for owner in charts.of_kind(objects, "Deployment"):
+        template = owner["spec"]["template"]
+        assert owner["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            assert template["spec"]["containers"][0][probe]["httpGet"]["port"] in ports
+
+
+def test_each_part_survives_a_drain_one_pod_at_a_time(objects: list[charts.Object]) -> None:
+    budgets = [each["spec"]["selector"]["matchLabels"] for each in charts.of_kind(objects, "PodDisruptionBudget")]
+    for owner in charts.of_kind(objects, "Deployment"):
+        labels = owner["spec"]["template"]["metadata"]["labels"]
+        assert sum(selector.items() <= labels.items() for selector in budgets) == 1, owner["metadata"]["name"]
+
+
+def test_passwords_come_from_the_named_secrets_and_are_nowhere_else() -> None:
+    objects = charts.rendered(charts.EVERYTHING)
+    found = {}
+    for _, pod in charts.pods(objects):
+        for container in charts.containers(pod):
+            for entry in container.get("env", ()):
+                reference = entry.get("valueFrom", {}).get("secretKeyRef")
+                if reference:
+                    found[entry["name"]] = (reference["name"], reference["key"])
+    assert found == {
+        "PGUSER": ("urza-database", "username"),
+        "PGPASSWORD": ("urza-database", "password"),
+        "ESPER_URZA_S3_ACCESS_KEY": ("urza-objects", "access-key"),
+        "ESPER_URZA_S3_SECRET_KEY": ("urza-objects", "secret-key"),
+    }
+    assert not charts.of_kind(objects, "Secret")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["migrate", "serve"])
+def test_the_library_understands_its_environment(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = charts.rendered(charts.EVERYTHING)
+    owner = charts.named(objects, "Deployment", "esper-urza")
+    container = charts.containers(owner["spec"]["template"])[number]
+    assert container["command"][:2] == ["esper", "urza"]
+    told = charts.environment(objects, container)
+    fields = {f"ESPER_URZA_{name.upper()}" for name in ServiceSettings.model_fields}
+    assert {name for name in told if name.startswith("ESPER_")} <= fields
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    settings = ServiceSettings()
+    assert settings.database_url.get_secret_value() == "postgresql://postgres.data.svc:5432/esper?sslmode=verify-full"
+    assert (settings.blobs, settings.s3_endpoint) == ("s3://kernels/library/", "http://s3.data.svc:9000")
+    assert settings.subjects == {
+        "system:serviceaccount:team-a:default": ["trainer"], "system:serviceaccount:team-b:default": ["trainer"],
+    }  # fmt: skip
+    assert (settings.host, settings.port) == ("0.0.0.0", 8460)
+
+
+def test_a_subject_keeps_the_roles_it_was_given_besides_the_trainers() -> None:
+    values = {"urza": charts.URZA | {"tokens": {"subjects": {"system:serviceaccount:esper:default": ["admin"]}}}}
+    objects = charts.rendered(values)
+    data = charts.named(objects, "ConfigMap", "esper-urza")["data"]
+    assert '["admin","trainer"]' in data["ESPER_URZA_SUBJECTS"]
+    before = charts.named(charts.rendered({"urza": charts.URZA}), "Deployment", "esper-urza")
+    after = charts.named(objects, "Deployment", "esper-urza")
+    assert before["spec"]["template"] != after["spec"]["template"], "pods must be replaced when settings change"

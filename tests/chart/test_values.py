@@ -1,0 +1,194 @@
+"""The chart's values: each is described, each changes something, and a wrong one is refused by its name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import charts
+
+VALUES = yaml.safe_load((charts.CHART / "values.yaml").read_text())
+SCHEMA = json.loads((charts.CHART / "values.schema.json").read_text())
+Path = tuple[str, ...]
+
+
+def leaves(values: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """Values that are not sections; a mapping the user fills is one too."""
+    for name, value in values.items():
+        here = (*path, name)
+        schema = schema_of(here)
+        if isinstance(value, dict) and schema.get("properties") and schema.get("additionalProperties") is False \
+                and here[-1] != "resources":  # fmt: skip
+            yield from leaves(value, here)
+        else:
+            yield here, value
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    return SCHEMA["$defs"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+
+
+def schema_of(path: Path) -> dict[str, Any]:
+    found = SCHEMA
+    for name in path:
+        found = resolved(found["properties"][name])
+    return found
+
+
+def sections(schema: dict[str, Any], path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    schema = resolved(schema)
+    if "properties" in schema:
+        yield path, schema
+        for name, inner in schema["properties"].items():
+            yield from sections(inner, (*path, name))
+
+
+def nested(path: Path, value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    made = copy.deepcopy(base)
+    for name, value in more.items():
+        both = isinstance(value, dict) and isinstance(made.get(name), dict)
+        made[name] = merged(made[name], value) if both else value
+    return made
+
+
+def test_schema_and_values_name_the_same_things() -> None:
+    for path, schema in sections(SCHEMA):
+        values: Any = VALUES
+        for name in path:
+            values = values.get(name) if isinstance(values, dict) else None
+        if isinstance(values, dict) and path[-1:] != ("resources",):
+            assert set(schema["properties"]) - {"global"} == set(values), ".".join(path)
+
+
+def test_the_schema_is_closed_everywhere() -> None:
+    def walk(schema: Any, path: str) -> Iterator[str]:
+        if isinstance(schema, dict):
+            if "properties" in schema and not path.endswith(("/if", "/then")) and "/then/" not in path \
+                    and "/if/" not in path and schema.get("additionalProperties") is not False:  # fmt: skip
+                yield path
+            for name, inner in schema.items():
+                yield from walk(inner, f"{path}/{name}")
+
+    assert not list(walk(SCHEMA, ""))
+
+
+def lines_of(node: yaml.MappingNode, path: Path = ()) -> Iterator[tuple[Path, int]]:
+    """Where in the file each key stands."""
+    for key, value in node.value:
+        here = (*path, str(key.value))
+        yield here, key.start_mark.line
+        if isinstance(value, yaml.MappingNode):
+            yield from lines_of(value, here)
+
+
+def test_every_value_is_described_above_it() -> None:
+    text = (charts.CHART / "values.yaml").read_text()
+    places = dict(lines_of(yaml.compose(text, yaml.SafeLoader)))
+    lines = text.splitlines()
+    bare = [".".join(path) for path, _ in leaves(VALUES) if not lines[places[path] - 1].lstrip().startswith("# ")]
+    assert not bare
+
+
+OTHERS: dict[str, Any] = {
+    "images.operator.digest": "sha256:" + "a" * 64, "images.worker.digest": "sha256:" + "b" * 64,
+    "images.pullPolicy": "Always", "images.pullSecrets": ["registry"],
+    "training.namespaces": ["team"], "training.serviceAccounts": ["trainer"], "training.env": {"A": "b"},
+    "training.envSecrets": ["s"], "training.runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}},
+    "operator.logLevel": "debug", "urza.logLevel": "debug", "urza.database.sslMode": "require",
+    "urza.objects.prefix": "other/", "urza.objects.endpoint": "http://other:1", "urza.objects.bucket": "other",
+    "urza.objects.publicEndpoint": "http://public:2", "urza.tokens.jwksUrl": "https://keys.example/jwks",
+    "urza.tokens.subjects": {"someone": ["reader"]},
+    "networkPolicies.dns": [], "networkPolicies.apiServer.ports": [16443],
+    "networkPolicies.apiServer.cidrs": ["10.0.0.1/32"], "networkPolicies.trainingEgress": [{"ports": [{"port": 80}]}],
+    "networkPolicies.monitoring": [{"podSelector": {"matchLabels": {"a": "c"}}}],
+    "podMonitor.interval": "10s", "crds.keep": False,
+}  # fmt: skip
+"""Another value where one can't be made up from the kind of the first."""
+PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
+BASE = merged(
+    {"urza": charts.URZA, "podMonitor": {"enabled": True}, "networkPolicies": {"monitoring": PEER}},
+    {"urza": {"objects": {"endpoint": "http://s3:9000"}}},
+)
+
+
+def other(path: Path, value: Any) -> Any:
+    name = ".".join(path)
+    if name in OTHERS:
+        return OTHERS[name]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, str):
+        return f"{value}other"
+    if path[-1] == "resources":
+        return {"limits": {"memory": "3Gi"}}
+    if path[-1] == "tolerations":
+        return [{"key": "gpu", "operator": "Exists"}]
+    if path[0] == "networkPolicies":
+        return PEER
+    return {"made": "up"}
+
+
+@pytest.fixture(scope="module")
+def baseline() -> str:
+    return charts.text(BASE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path, _ in leaves(VALUES)], ids=".".join)
+def test_every_value_changes_something(path: Path, baseline: str) -> None:
+    value = VALUES
+    for name in path:
+        value = value[name]
+    changed = charts.text(merged(BASE, nested(path, other(path, value))))
+    set_already = path[:2] in {("urza", "enabled"), ("podMonitor", "enabled")}
+    assert (changed != baseline) or set_already
+
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("opertor", {}, "opertor"),
+    ("operator.replica", 2, "replica"),
+    ("operator.replicas", 0, "/operator/replicas"),
+    ("operator.replicas", "two", "/operator/replicas"),
+    ("operator.logLevel", "verbose", "/operator/logLevel"),
+    ("operator.resources", {"limit": {}}, "limit"),
+    ("images.operator.digest", "md5:1", "/images/operator/digest"),
+    ("images.worker.tag", "a b", "/images/worker/tag"),
+    ("images.pullPolicy", "Sometimes", "/images/pullPolicy"),
+    ("training.runsVolume", {"emptyDir": {}, "hostPath": {}}, "/training/runsVolume"),
+    ("training.namespaces", ["Upper"], "/training/namespaces/0"),
+    ("training.env", {"A": 1}, "/training/env/A"),
+    ("training", {"clusterWide": True, "namespaces": ["a"]}, "/training/namespaces"),
+    ("urza", {"enabled": True}, "/urza/database/host"),
+    ("urza", {"enabled": True}, "/urza/database/existingSecret"),
+    ("urza", {"enabled": True}, "/urza/objects/bucket"),
+    ("urza.database.port", 70000, "/urza/database/port"),
+    ("urza.database.host", "user:secret@host", "/urza/database/host"),
+    ("urza.objects.endpoint", "s3.example", "/urza/objects/endpoint"),
+    ("urza.objects.endpoint", "http://key:secret@s3.example", "/urza/objects/endpoint"),
+    ("urza.objects.prefix", "library", "/urza/objects/prefix"),
+    ("urza.tokens.subjects", {"someone": ["root"]}, "/urza/tokens/subjects/someone"),
+    ("networkPolicies.apiServer.cidrs", ["10.0.0.1"], "/networkPolicies/apiServer/cidrs/0"),
+    ("networkPolicies.monitoring", [{"nameSpaceSelector": {}}], "nameSpaceSelector"),
+    ("podMonitor.interval", "30", "/podMonitor/interval"),
+    ("fullnameOverride", "Has Spaces", "/fullnameOverride"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "named"), WRONG, ids=[f"{path}-{named}" for path, _, named in WRONG])
+def test_a_wrong_value_is_refused_by_its_name(path: str, value: Any, named: str) -> None:
+    with pytest.raises(charts.Refused) as refused:
+        charts.text(nested(tuple(path.split(".")), value))
+    assert named in str(refused.value), refused.value
