@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leyline import canonical
 from leyline.errors import IdentityError, describe
 from leyline.interface import Interface
 
 STRATEGIES = ("fast", "standard", "aggressive")
+BASELINE = "fast"
+"""The strategy every other one is measured against."""
 MAX_HARDWARE = 48
 
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
@@ -81,6 +83,11 @@ class ArtifactId:
         if match is None:
             raise IdentityError("artifact id", f"{describe(text)} is not one", _FORM)
         return cls(**match.groupdict())
+
+    @property
+    def baseline(self) -> ArtifactId | None:
+        """The artifact this one is measured against; None for one that others are measured against."""
+        return None if self.strategy == BASELINE else replace(self, strategy=BASELINE)
 
     def __str__(self) -> str:
         return f"{self.design}-{self.hardware}-{self.strategy}-{self.toolchain}"

@@ -41,7 +41,7 @@ from esper.tolaria.recorder import Recorder
 from esper.tolaria.trainer import Trainer
 from esper.urza import KernelRecord, SqlLibrary
 from esper.weatherlight.beside import KernelProcess
-from esper.weatherlight.librarian import FINAL
+from esper.weatherlight.dispatcher import FINAL
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
 from leyline.lifecycle import Stage

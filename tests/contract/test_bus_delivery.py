@@ -119,6 +119,7 @@ def test_after_the_last_delivery_it_is_a_dead_letter_with_its_cause(bus: Bus) ->
     assert (letter.topic, letter.subscription, letter.message_id) == ("work", "w", "m")
     assert (letter.data, letter.key, dict(letter.properties)) == (b"poison", "k", {"run": "r"})
     assert (letter.deliveries, letter.cause) == (MAX_DELIVERIES, f"cause {MAX_DELIVERIES}")
+    assert 0 <= time.time() - letter.died_at < 60
 
 
 def test_consumers_that_die_make_a_dead_letter_too(bus: Bus) -> None:

@@ -17,6 +17,8 @@ from esper.urza import (
     UnknownBlueprint,
 )
 from leyline import canonical
+from leyline.blueprint import BlueprintIR, node
+from leyline.identity import ArtifactId
 from leyline.interface import Interface, Layout
 from libraries import (
     HARDWARE,
@@ -114,6 +116,20 @@ def test_risks_outside_their_range_are_refused(library: Library, risk: Any) -> N
     with pytest.raises(InvalidEntry, match="risk"):
         library.register_blueprint("mlp", design(), risk)
     assert library.blueprints() == []
+
+
+def test_an_artifact_s_interface_comes_back(library: Library) -> None:
+    wide = Interface(Layout.SEQUENCE, 16, (5,), "bfloat16", (2, 64))
+    ir = BlueprintIR({"x": node("input"), "y": node("linear", "x", out="w")}, "y", (Layout.VECTOR, Layout.SEQUENCE))
+    library.register_blueprint("line", ir, 0.1)
+    for interface in (VECTOR, wide):
+        identity = ArtifactId.make(ir.digest(), interface, HARDWARE, "fast", TOOLCHAIN)
+        library.begin(identity, "line", interface, "fast", HARDWARE, TOOLCHAIN)
+        assert library.interface(str(identity)) == interface
+    with pytest.raises(UnknownArtifact):
+        library.interface(artifact_id(design(4)))
+    with pytest.raises(InvalidEntry):
+        library.interface("../x")
 
 
 def test_unknown_blueprints_are_named_with_those_there_are(library: Library) -> None:

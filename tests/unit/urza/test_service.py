@@ -56,6 +56,7 @@ def problem(answer: httpx.Response) -> tuple[int, str]:
 
 ID = "0" * 16 + "-x86_64-fast-" + "0" * 8
 DOORS: list[tuple[str, str, Any, set[str]]] = [
+    ("GET", f"/api/v1/artifacts/{ID}/interface", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", "/api/v1/caller", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", "/api/v1/blueprints", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", "/api/v1/blueprints/x", None, {"reader", "trainer", "worker", "admin"}),

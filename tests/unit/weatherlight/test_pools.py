@@ -14,13 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from artifacts import SEQUENCE, VECTOR
+from artifacts import SEQUENCE, VECTOR, children
 from esper.errors import BadInput, Interrupted
 from esper.kernel import load_kernel
 from esper.kernel.hardware import compiler
-from esper.tezzeret import BuildRequest, BuildVerdict
+from esper.tezzeret import Builder, BuildRequest, BuildVerdict
 from esper.urza import SqlLibrary, State
 from esper.weatherlight.backoff import Backoff
+from esper.weatherlight.keys import library_keys
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.supervisor import OrganFailed
 from leyline.interface import Interface, Layout
@@ -98,18 +99,15 @@ def test_a_request_returns_at_once_and_arrivals_tell(library: SqlLibrary, tmp_pa
 def test_a_poisonous_blueprint_is_rejected_with_its_cause_and_the_others_finish(
     library: SqlLibrary, tmp_path: Path
 ) -> None:
-    from esper.tezzeret import Builder
+    real = Builder(tmp_path / "out", library_keys(tmp_path).built, children())
 
-    with KernelService(library, tmp_path) as service:
-        real = Builder(tmp_path / "out", service._signing.built, service._children)
+    def plan(request: BuildRequest) -> BuildVerdict:
+        if "layer_norm" in {step.op for step in request.ir.steps(request.interface)}:
+            return BuildVerdict(request.artifact_id, "crashed", "crashed with SIGSEGV")
+        return real.build(request)
 
-        def plan(request: BuildRequest) -> BuildVerdict:
-            if "layer_norm" in {step.op for step in request.ir.steps(request.interface)}:
-                return BuildVerdict(request.artifact_id, "crashed", "crashed with SIGSEGV")
-            return real.build(request)
-
-        stub = Stub(plan)
-        service._compile._builds = stub
+    stub = Stub(plan)
+    with KernelService(library, tmp_path, builds=stub) as service:
         prepared = service.prepare([VECTOR], ["mlp", *NAMES], ["fast"])
     by_name = {event["blueprint"]: event for event in prepared.artifacts}
     assert by_name["mlp"]["state"] == "Rejected"

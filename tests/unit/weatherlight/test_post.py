@@ -1,95 +1,153 @@
 from __future__ import annotations
 
+import threading
+from pathlib import Path
+from typing import cast
+
 import pytest
+from google.protobuf.message import Message as Payload
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esper.oona import InProcessBus, Message, Subscription
+from esper.oona import Bus, BusFull, BusUnavailable, InProcessBus, Outcome
+from esper.oona.keyfiles import TrustedFolder, load_signer, make_key
+from esper.urza import FieldReport
+from esper.weatherlight.backoff import Backoff
 from esper.weatherlight.post import (
     Post,
+    field_report_from_wire,
+    field_report_to_wire,
     interface_from_wire,
     interface_to_wire,
     strategy_from_wire,
     strategy_to_wire,
 )
-from leyline.errors import EnvelopeError, InterfaceError, LeylineError, ReplayedEnvelope, StaleEnvelope
+from leyline.envelope import Opened
+from leyline.errors import EnvelopeError, InterfaceError
 from leyline.interface import Interface, Layout
-from leyline.topics import COMPILE
+from leyline.topics import CATALOG, COMPILE, TOPICS
 from leyline.v1 import kernels_pb2 as wire
+from leyline.v1 import telemetry_pb2 as telemetry
 
 REQUEST = wire.KernelCompileRequest(kernel_artifact_id="a", blueprint="mlp", strategy=wire.STRATEGY_FAST)
 
 
-def delivery(subscription: Subscription) -> Message:
-    message = subscription.receive(0)
-    assert message is not None
-    return message
+def take(post: Post, bus: InProcessBus, topic: str = COMPILE) -> tuple[Outcome | None, list[tuple[Payload, Opened]]]:
+    """What an inbox makes of the next delivery."""
+    seen: list[tuple[Payload, Opened]] = []
+    with bus.subscribe(topic, "tezzeret") as subscription:
+        return post.inbox(subscription).take(lambda payload, opened, _: seen.append((payload, opened)), 0), seen
 
 
 def test_what_is_sent_arrives_keyed_by_its_artifact() -> None:
     bus = InProcessBus()
-    post, subscription = Post(bus), bus.subscribe(COMPILE, "tezzeret")
-    identity = post.send(REQUEST, "weatherlight", "artifact-1")
-    message = delivery(subscription)
-    payload, opened = post.open(message)
-    assert payload == REQUEST
-    assert (message.message_id, message.key, opened.producer) == (identity, "artifact-1", "weatherlight")
+    post, seen = Post.in_process(bus), []
+    with bus.subscribe(COMPILE, "tezzeret") as subscription:
+        identity = post.send(REQUEST, "weatherlight", "artifact-1", run="run-1")
+        taken = post.inbox(subscription).take(lambda *all_of_it: seen.append(all_of_it), 0)
+    (payload, opened, message) = seen[0]
+    assert (taken, payload) == (Outcome.HANDLED, REQUEST)
+    assert (message.message_id, message.key, opened.producer, opened.run) == (
+        identity, "artifact-1", "weatherlight", "run-1",
+    )  # fmt: skip
 
 
-def test_a_redelivery_opens_until_it_is_done() -> None:
+def test_two_processes_speak_with_keys_of_their_own(tmp_path: Path) -> None:
+    for name in ("urza", "stranger"):
+        make_key(tmp_path if name == "urza" else tmp_path / "elsewhere", name, ["urza"])
+    ring, bus = TrustedFolder(tmp_path / "trusted"), InProcessBus()
+    urza = Post(bus, load_signer(tmp_path / "urza.pem"), ring, instance="host-1")
+    reader = Post(bus, load_signer(tmp_path / "elsewhere" / "stranger.pem"), ring)
+    urza.send(REQUEST, "urza", "a")
+    outcome, seen = take(reader, bus)
+    assert outcome is Outcome.HANDLED
+    assert seen[0][1].producer == "urza/host-1"
+    reader.send(REQUEST, "urza", "a")  # signed by a key nobody trusts
+    assert take(urza, bus) == (Outcome.REFUSED, [])
+
+
+def test_another_process_s_messages_are_refused() -> None:
     bus = InProcessBus()
-    post, subscription = Post(bus), bus.subscribe(COMPILE, "tezzeret")
-    post.send(REQUEST, "weatherlight", "a")
-    message = delivery(subscription)
-    assert post.open(message)[1].redelivery is False
-    subscription.nack(message, "again")
-    message = delivery(subscription)
-    _, opened = post.open(message)
-    assert opened.redelivery is True
-    post.done(message, opened)
-    with pytest.raises(ReplayedEnvelope):
-        post.open(message)
-
-
-def test_forged_and_foreign_messages_are_refused() -> None:
-    bus = InProcessBus()
-    post, other, subscription = Post(bus), Post(bus), bus.subscribe(COMPILE, "tezzeret")
+    post, other = Post.in_process(bus), Post.in_process(bus)
     other.send(REQUEST, "weatherlight", "a")
-    with pytest.raises(EnvelopeError):
-        post.open(delivery(subscription))
-    post.send(REQUEST, "weatherlight", "a")
-    message = delivery(subscription)
-    for at in range(0, len(message.data), 7):
-        damaged = bytearray(message.data)
-        damaged[at] ^= 1
-        copy = Message(**{name: getattr(message, name) for name in Message.__slots__} | {"data": bytes(damaged)})
-        with pytest.raises(LeylineError):
-            post.open(copy)
-    post.open(message)
+    assert take(post, bus) == (Outcome.REFUSED, [])
 
 
-def test_a_copy_published_again_is_a_replay() -> None:
+def test_a_letter_is_read_only_when_somebody_trusted_has_sent_it() -> None:
     bus = InProcessBus()
-    post, subscription = Post(bus), bus.subscribe(COMPILE, "tezzeret")
-    post.send(REQUEST, "weatherlight", "a")
-    message = delivery(subscription)
-    post.open(message)
-    bus.publish(COMPILE, message.data)
-    with pytest.raises(ReplayedEnvelope):
-        post.open(delivery(subscription))
+    post, other = Post.in_process(bus), Post.in_process(bus)
+    with bus.subscribe(COMPILE, "tezzeret") as subscription:
+        post.send(REQUEST, "weatherlight", "a")
+        message = subscription.receive(0)
+        assert message is not None
+    assert post.peek(COMPILE, message.data) == REQUEST
+    assert post.peek(COMPILE, message.data) == REQUEST, "reading is not handling"
+    for topic, data in ((CATALOG, message.data), (COMPILE, message.data[:-1] + b"x"), (COMPILE, b"")):
+        with pytest.raises(EnvelopeError):
+            post.peek(topic, data)
+    with pytest.raises(EnvelopeError):
+        other.peek(COMPILE, message.data)
 
 
-def test_work_expires_after_a_week() -> None:
+def test_work_expires_with_its_topic() -> None:
     now = [1_000_000.0]
     bus = InProcessBus()
-    post, subscription = Post(bus, clock=lambda: now[0]), bus.subscribe(COMPILE, "tezzeret")
+    post = Post.in_process(bus, clock=lambda: now[0])
     post.send(REQUEST, "weatherlight", "a")
-    message = delivery(subscription)
-    now[0] += 6 * 86_400
-    post.open(message)
-    now[0] += 2 * 86_400
-    with pytest.raises(StaleEnvelope):
-        post.open(message)
+    post.send(REQUEST, "weatherlight", "b")
+    now[0] += TOPICS[COMPILE].retention - 1
+    assert take(post, bus)[0] is Outcome.HANDLED
+    now[0] += 2
+    assert take(post, bus)[0] is Outcome.REFUSED
+
+
+class Full:
+    """A bus that is full so many times, and then keeps what it got to itself so many times."""
+
+    def __init__(self, full: int, unflushed: int = 0) -> None:
+        self.full, self.unflushed, self.sent = full, unflushed, 0
+
+    def publish(self, *_: object, **__: object) -> str:
+        if self.full:
+            self.full -= 1
+            raise BusFull("full")
+        self.sent += 1
+        return "id"
+
+    def flush(self, timeout: float) -> int:
+        self.unflushed -= 1
+        return int(self.unflushed >= 0)
+
+
+def test_sending_patiently_waits_for_room_and_for_the_bus_to_have_it() -> None:
+    quick = Backoff(first=0.001, longest=0.001, tries=4)
+    bus = Full(3, unflushed=3)
+    Post.in_process(cast(Bus, bus)).send_patiently(REQUEST, "urza", "a", threading.Event(), backoff=quick)
+    assert (bus.sent, bus.unflushed) == (1, -1)
+    with pytest.raises(BusFull):
+        Post.in_process(cast(Bus, Full(4))).send_patiently(REQUEST, "urza", "a", threading.Event(), backoff=quick)
+
+
+def test_who_is_stopped_while_the_bus_does_not_take_it_knows() -> None:
+    stop = threading.Event()
+
+    class Stopping(Full):
+        def flush(self, timeout: float) -> int:
+            stop.set()
+            return 1
+
+    with pytest.raises(BusUnavailable, match="1 messages"):
+        Post.in_process(cast(Bus, Stopping(0))).send_patiently(REQUEST, "urza", "a", stop)
+
+
+def test_field_reports_survive_the_wire() -> None:
+    full = FieldReport("id", "run", "seed", "mlp", "artifact", "CULLED", 0.0, 0.25, {"x": 1.5})
+    bare = FieldReport("id", "run", "seed", "mlp", "artifact", "FOSSILIZED")
+    for report in (full, bare):
+        carried = telemetry.FieldReport.FromString(field_report_to_wire(report).SerializeToString())
+        assert field_report_from_wire(carried) == report
+    with pytest.raises(ValueError, match="HARVESTED"):
+        field_report_to_wire(FieldReport("id", "run", "seed", "mlp", "artifact", "HARVESTED"))
 
 
 @given(

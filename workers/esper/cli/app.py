@@ -10,6 +10,8 @@ import typer
 
 from esper.cli.guard import guarded
 from esper.cli.oona import oona
+from esper.cli.tezzeret import tezzeret
+from esper.cli.urabrask import urabrask
 from esper.cli.urza import urza
 
 app = typer.Typer(
@@ -309,10 +311,8 @@ def schema(
     typer.echo(schema_of(of.value))
 
 
-app.add_typer(urza, name="urza")
-
-
-app.add_typer(oona, name="oona")
+for name, group in (("urza", urza), ("oona", oona), ("tezzeret", tezzeret), ("urabrask", urabrask)):
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

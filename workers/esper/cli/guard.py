@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec
 
 import typer
@@ -41,6 +42,17 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             fail(text, code)
 
     return run
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Say which extra brings what can't be imported; ``what`` needs it."""
+    from esper.errors import BadInput
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise BadInput(f"{error.name} is not installed; {what} needs the extra: esper-train[{name}]") from error
 
 
 def explain(error: Exception) -> tuple[int, str]:

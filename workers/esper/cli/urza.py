@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from esper.cli.guard import guarded
-from esper.errors import BadInput
+from esper.cli.guard import extra, guarded
 
-urza = typer.Typer(no_args_is_help=True, help="The kernel library as a service.")
+SERVICE = "the library's service"
+
+urza = typer.Typer(no_args_is_help=True, help="The kernel library as a service, and its dispatcher.")
 
 Settings = Annotated[
     Path | None,
@@ -54,7 +53,7 @@ def serve(
 
       esper urza serve --config urza.yaml
     """
-    with _extra():
+    with extra("urza", SERVICE):
         from esper.urza.service.serving import migrate as bring_up
         from esper.urza.service.serving import serve as serve_it
         from esper.urza.service.settings import load
@@ -77,7 +76,7 @@ def migrate(config: Settings = None, debug: Debug = False) -> None:
 
       esper urza migrate --config urza.yaml
     """
-    with _extra():
+    with extra("urza", SERVICE):
         from esper.urza.service.serving import migrate as bring_up
         from esper.urza.service.settings import load
 
@@ -99,7 +98,7 @@ def keygen(
 
       esper urza keygen keys
     """
-    with _extra():
+    with extra("urza", SERVICE):
         from esper.urza.issuing import make_key
 
     typer.echo(make_key(directory))
@@ -122,19 +121,38 @@ def token(
 
       esper urza token keys --issuer local --subject run-1 --role trainer
     """
-    with _extra():
+    with extra("urza", SERVICE):
         from esper.urza.issuing import sign_token
 
     roles = [each.value for each in role]
     typer.echo(sign_token(directory, subject, roles, issuer=issuer, audience=audience, seconds=hours * 3600))
 
 
-@contextmanager
-def _extra() -> Iterator[None]:
-    """Say which extra brings what can't be imported."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise BadInput(
-            f"{error.name} is not installed; the library's service needs the extra: esper-train[urza]"
-        ) from error
+@urza.command()
+@guarded
+def dispatch(
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="Settings as YAML. ESPER_DISPATCH_… variables win over it."
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Send kernels on their way, and tell what became of them.
+
+    Takes what runs ask for, what workers say, field reports and dead
+    letters, with the library's service and the broker; keeps nothing
+    itself, so it may be killed and started again at any time.
+
+    [bold]Example[/bold]
+
+      esper urza dispatch --config dispatch.yaml
+    """
+    with extra("worker", "the dispatcher"):
+        from esper.process import load_settings
+        from esper.weatherlight.serving import dispatch as serve_it
+        from esper.weatherlight.settings import DispatchSettings
+
+        settings = load_settings(DispatchSettings, config, what="settings of the dispatcher")
+    serve_it(settings)

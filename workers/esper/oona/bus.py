@@ -93,7 +93,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message given up on. ``cause`` is what the last consumer said."""
+    """A message given up on. ``cause`` is what the last consumer said, ``died_at`` when: seconds since 1970."""
 
     letter_id: str
     topic: str
@@ -104,6 +104,7 @@ class DeadLetter:
     properties: Mapping[str, str]
     deliveries: int
     cause: str
+    died_at: float
 
 
 @dataclass(frozen=True, slots=True)

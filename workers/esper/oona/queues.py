@@ -6,6 +6,7 @@ No locking here: the bus calls everything under its own lock.
 from __future__ import annotations
 
 import heapq
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -191,6 +192,7 @@ class SubscriptionQueue:
             properties=entry.properties,
             deliveries=entry.deliveries,
             cause=cause,
+            died_at=time.time(),
         )
 
     def bury(self, entry: Entry, cause: str) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from esper.oona import Bus, CircuitBreaker, Counters
+from esper.errors import EsperError
+from esper.oona import Backlog, Bus, CircuitBreaker, Counters
+
+_LOG = logging.getLogger(__name__)
+
+BACKLOG_SECONDS = 15.0
 
 
 class BusCollector(Collector):
@@ -27,6 +35,38 @@ class BusCollector(Collector):
             for kind, number in getattr(counters, each.name).items():
                 counted.add_metric((each.name, kind.value), number)
         yield counted
+
+
+class BacklogCollector(Collector):
+    """``esper_queue_waiting`` and ``esper_queue_dead`` of every subscription; asked of the broker now and then only."""
+
+    def __init__(self, bus: Bus, seconds: float = BACKLOG_SECONDS) -> None:
+        self._bus, self._seconds = bus, seconds
+        self._lock = threading.Lock()
+        self._at, self._seen = float("-inf"), list[Backlog]()
+
+    def collect(self) -> Iterator[Metric]:
+        """See ``Collector``; what can't be had now is left out."""
+        with self._lock:
+            if time.monotonic() >= self._at + self._seconds:
+                self._at = time.monotonic()
+                try:
+                    self._seen = self._bus.backlog()
+                except EsperError as error:
+                    _LOG.warning("backlog: %s", error)
+                    self._seen = []
+            seen = self._seen
+        labels = ("topic", "subscription")
+        waiting = GaugeMetricFamily("esper_queue_waiting", "Messages not answered for yet.", labels=labels)
+        dead = GaugeMetricFamily("esper_queue_dead", "Dead letters.", labels=labels)
+        for each in seen:
+            waiting.add_metric((each.topic, each.subscription), each.ready + each.open)
+            dead.add_metric((each.topic, each.subscription), each.dead)
+        yield from (waiting, dead)
+
+    def describe(self) -> list[Metric]:
+        """Nothing: registering must not ask the broker."""
+        return []
 
 
 class BreakerCollector(Collector):

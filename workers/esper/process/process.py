@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self
 
 import structlog
+from opentelemetry import trace
 from prometheus_client import CollectorRegistry
 
 from esper.errors import EsperError
 from esper.logs import configure_logs
-from esper.oona import BreakerState, CircuitBreaker
+from esper.oona import BreakerState, CircuitBreaker, Message
 from esper.oona.keyfiles import TrustedFolder, load_signer
 from esper.oona.pulsar import PulsarBus
-from esper.process.metrics import BreakerCollector, BusCollector
+from esper.oona.tracing import context_of
+from esper.process.metrics import BacklogCollector, BreakerCollector, BusCollector
 from esper.process.preflight import Part, preflight
 from esper.process.settings import ProcessSettings
 from esper.process.status import Look, StatusServer
@@ -100,13 +102,19 @@ class Process:
         )
         self.breakers.append(self.bus.link.breaker)
         self.registry.register(BusCollector(self.bus))
+        if settings.pulsar.admin_url is not None:
+            self.registry.register(BacklogCollector(self.bus))
         self.ready["broker"] = self._broker_there
         self._open = True
         _LOG.info("connected", process=self.producer, broker=settings.pulsar.service_url, library=settings.library.url)
 
-    def closing(self, close: Callable[[], object]) -> None:
-        """Call ``close`` when this process ends, before bus and library are closed; the last one named comes first."""
-        self._stack.callback(close)
+    @contextmanager
+    def handling(self, message: Message) -> Iterator[None]:
+        """While a message is handled: a span of its trace, and log lines that name it."""
+        span = trace.get_tracer("esper").start_as_current_span(f"{self.name} {message.topic}", context_of(message))
+        about = {"topic": message.topic, "message": message.message_id, "key": message.key or ""}
+        with span, structlog.contextvars.bound_contextvars(**about, delivery=message.delivery_count):
+            yield
 
     def __enter__(self) -> Self:
         configure_logs(self.settings.log_level)

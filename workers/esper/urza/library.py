@@ -262,6 +262,9 @@ class Library(Protocol):
     def record(self, artifact_id: str | ArtifactId) -> KernelRecord:
         """One artifact in whatever state; raises ``UnknownArtifact``."""
 
+    def interface(self, artifact_id: str | ArtifactId) -> Interface:
+        """What an artifact takes and gives; raises ``UnknownArtifact``."""
+
     def records(self, states: Iterable[State] = ()) -> list[KernelRecord]:
         """Artifacts in some states (none named: in all), by id."""
 

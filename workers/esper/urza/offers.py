@@ -30,6 +30,7 @@ from esper.urza.library import KernelQuery, KernelRecord, State
 from esper.urza.models import ArtifactRow, BlueprintNameRow, BlueprintRow, ReportRow, TagRow
 from leyline.errors import describe
 from leyline.identity import MAX_HARDWARE, STRATEGIES
+from leyline.interface import Interface
 
 _ORDER = {strategy: number for number, strategy in enumerate(STRATEGIES)}
 _STATES = {state.value: state for state in State}
@@ -47,8 +48,21 @@ def one(connection: Connection, artifact_id: str) -> KernelRecord:
     """See ``Library.record``."""
     found = _records(_rows(connection.execute(statement([ArtifactRow.artifact_id == artifact_id]))))
     if not found:
-        raise UnknownArtifact(f"artifact {artifact_id}: not in the library; ask for it to be built first")
+        raise UnknownArtifact(_unknown(artifact_id))
     return found[0]
+
+
+def interface_of(connection: Connection, artifact_id: str) -> Interface:
+    """See ``Library.interface``."""
+    asked = select(ArtifactRow.interface).where(ArtifactRow.artifact_id == artifact_id)
+    text = connection.execute(asked).scalar()
+    if text is None:
+        raise UnknownArtifact(_unknown(artifact_id))
+    return Interface.from_dict(json.loads(text))
+
+
+def _unknown(artifact_id: str) -> str:
+    return f"artifact {artifact_id}: not in the library; ask for it to be built first"
 
 
 def in_states(

@@ -191,6 +191,12 @@ class SqlLibrary:
         with self._database.asking() as connection:
             return offers.one(connection, identity)
 
+    def interface(self, artifact_id: str | ArtifactId) -> Interface:
+        """See ``Library.interface``."""
+        identity = str(checks.artifact_id(artifact_id))
+        with self._database.asking() as connection:
+            return offers.interface_of(connection, identity)
+
     def records(self, states: Iterable[State] = (), after: str = "", limit: int | None = None) -> list[KernelRecord]:
         """See ``Library.records``; those whose ids come after ``after``, at most ``limit``."""
         with self._database.asking() as connection:

@@ -8,22 +8,26 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from google.protobuf.message import Message as Payload
 
-from esper.oona import Bus, Message
-from leyline.envelope import Opened, open_, seal
+from esper.oona import Bus, BusFull, BusUnavailable, Inbox, Subscription
+from esper.urza import FieldReport
+from esper.weatherlight.backoff import Backoff
+from leyline.envelope import open_, seal
 from leyline.interface import Interface, Layout
 from leyline.keys import KeyRing, Signer
 from leyline.messages import decode, encode, topic_of, type_of
 from leyline.replay import ReplayGuard
 from leyline.topics import BENCHMARK, CATALOG, COMPILE
 from leyline.v1 import kernels_pb2 as wire
+from leyline.v1 import telemetry_pb2 as telemetry
 
 PIPELINE = (COMPILE, BENCHMARK, CATALOG)
 ROLES = ("weatherlight", "urza", "tezzeret", "urabrask")
-WORK_SECONDS = 7 * 86_400.0
-"""How long a request or a verdict may wait to be handled."""
+FLUSH_SECONDS = 1.0
+_PATIENCE = Backoff(first=0.05, longest=2.0, tries=30)
 
 _LAYOUTS = {
     Layout.VECTOR: wire.LAYOUT_VECTOR,
@@ -39,48 +43,78 @@ _STRATEGIES = {
 
 
 class Post:
-    """Sends and opens the pipeline's messages with one secret that never leaves the process. Thread-safe.
+    """Sends and opens the pipeline's messages. Thread-safe.
 
-    ``clock`` gives seconds since 1970; it is used for expiry only.
+    Args:
+        bus: carries them.
+        signer: signs what this process sends.
+        ring: whose messages are believed.
+        instance: tells processes of one role apart; empty where there is one process.
+        clock: seconds since 1970, for expiry only.
     """
 
-    def __init__(self, bus: Bus, *, clock: Callable[[], float] = time.time) -> None:
-        self._bus = bus
-        self._clock = clock
-        self._signer = Signer.hmac("weatherlight/pipeline", secrets.token_bytes(32))
-        self._ring = KeyRing(in_process=True)
-        self._ring.add(self._signer, producers=ROLES, topics=PIPELINE)
-        self._guards = {topic: ReplayGuard() for topic in PIPELINE}
+    def __init__(
+        self, bus: Bus, signer: Signer, ring: KeyRing, *, instance: str = "", clock: Callable[[], float] = time.time
+    ) -> None:
+        self._bus, self._signer, self._ring = bus, signer, ring
+        self._instance, self._clock = instance, clock
         self._sequences: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
         self._lock = threading.Lock()
 
-    def send(self, payload: Payload, producer: str, artifact_id: str) -> str:
-        """Publish on the payload's own topic, keyed by the artifact; returns the message id. Raises ``BusFull``."""
-        topic = topic_of(payload).name
+    @classmethod
+    def in_process(cls, bus: Bus, *, clock: Callable[[], float] = time.time) -> Self:
+        """With one secret that never leaves this process, believed for every role."""
+        signer, ring = Signer.hmac("weatherlight/pipeline", secrets.token_bytes(32)), KeyRing(in_process=True)
+        ring.add(signer, producers=ROLES, topics=PIPELINE)
+        return cls(bus, signer, ring, clock=clock)
+
+    def send(self, payload: Payload, role: str, key: str, *, run: str = "") -> str:
+        """Publish on the payload's own topic, good for as long as that keeps messages; returns the message id.
+
+        Raises ``BusFull``.
+        """
+        topic = topic_of(payload)
+        producer = f"{role}/{self._instance}" if self._instance else role
         with self._lock:
             sequence = next(self._sequences[producer])
         data = seal(
-            encode(payload), type_of(payload), topic, producer, sequence, self._signer, self._clock(), WORK_SECONDS
-        )
-        return self._bus.publish(topic, data, key=artifact_id, properties={"artifact": artifact_id})
+            encode(payload), type_of(payload), topic.name, producer, sequence, self._signer, self._clock(),
+            topic.retention, run=run,
+        )  # fmt: skip
+        return self._bus.publish(topic.name, data, key=key)
 
-    def open(self, message: Message) -> tuple[Payload, Opened]:
-        """The payload of a delivery; raises ``EnvelopeError`` for one that is damaged, forged, too old or replayed."""
-        with self._lock:
-            opened = open_(
-                message.data,
-                message.topic,
-                self._ring,
-                self._clock(),
-                self._guards[message.topic],
-                message_id=message.message_id,
-            )
-        return decode(opened.type, opened.payload), opened
+    def send_patiently(
+        self, payload: Payload, role: str, key: str, stop: threading.Event, *, run: str = "",
+        backoff: Backoff = _PATIENCE,
+    ) -> None:  # fmt: skip
+        """Send, waiting while the queue is full, and until the bus has it; gives up when told to stop.
 
-    def done(self, message: Message, opened: Opened) -> None:
-        """A delivery was handled for good: the same message is refused from now on."""
-        with self._lock:
-            self._guards[message.topic].done(opened.nonce)
+        Raises ``BusFull`` after the last try, ``BusUnavailable`` when told to stop while the bus does not take it.
+        """
+        failures = 0
+        while not stop.is_set():
+            try:
+                self.send(payload, role, key, run=run)
+                break
+            except BusFull:
+                failures += 1
+                wait = backoff.wait(failures)
+                if wait is None:
+                    raise
+                stop.wait(wait)
+        # Whoever answers for a message because of this one must know that it is safe.
+        while left := self._bus.flush(FLUSH_SECONDS):
+            if stop.is_set():
+                raise BusUnavailable(f"{left} messages could not be handed to the bus before this was stopped")
+
+    def inbox(self, subscription: Subscription) -> Inbox:
+        """What takes the messages of a subscription, each once."""
+        return Inbox(subscription, self._ring, clock=self._clock)
+
+    def peek(self, topic: str, data: bytes) -> Payload:
+        """What a message holds that is not to be acted on as such; raises ``EnvelopeError`` as an inbox would."""
+        opened = open_(data, topic, self._ring, self._clock(), ReplayGuard())
+        return decode(opened.type, opened.payload)
 
 
 def interface_to_wire(interface: Interface) -> wire.KernelInterface:
@@ -118,3 +152,27 @@ def strategy_from_wire(value: wire.Strategy) -> str:
         if number == value:
             return name
     raise ValueError(f"strategy {value} is not one")
+
+
+def field_report_to_wire(report: FieldReport) -> telemetry.FieldReport:
+    """A field report, as the library keeps it, in the contracts' terms; a metric that was not taken is not sent."""
+    sent = telemetry.FieldReport(
+        report_id=report.message_id, run=report.run, seed_id=report.seed, blueprint=report.blueprint,
+        kernel_artifact_id=report.artifact_id, outcome=f"OUTCOME_{report.outcome}",
+        measurements=dict(report.measurements),
+    )  # fmt: skip
+    if report.pre_metric is not None and report.post_metric is not None:
+        sent.metric, sent.metric_before, sent.metric_after = "metric", report.pre_metric, report.post_metric
+    return sent
+
+
+def field_report_from_wire(value: telemetry.FieldReport) -> FieldReport:
+    """The inverse of ``field_report_to_wire``; raises ``ValueError`` for an outcome there is not."""
+    outcome = telemetry.Outcome.Name(value.outcome).removeprefix("OUTCOME_")
+    measured = bool(value.metric)
+    return FieldReport(
+        message_id=value.report_id, run=value.run, seed=value.seed_id, blueprint=value.blueprint,
+        artifact_id=value.kernel_artifact_id, outcome=outcome,
+        pre_metric=value.metric_before if measured else None, post_metric=value.metric_after if measured else None,
+        measurements=dict(value.measurements),
+    )  # fmt: skip

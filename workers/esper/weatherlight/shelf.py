@@ -6,12 +6,12 @@ decided on before. So each record is part of the run's state from the moment it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.urza import KernelQuery, KernelRecord, State, UnknownArtifact
+from esper.urza import KernelQuery, KernelRecord, LibraryUnavailable, State, UnknownArtifact
 
 if TYPE_CHECKING:
     from esper.kernel import PublicKeys
@@ -38,12 +38,14 @@ class RunShelf:
         slots: interface by slot id.
         spec: which strategies and blueprints the run allows.
         hardware, toolchain: what this process runs on.
+        away: told that the library can't be asked, which then has nothing new; if not given that is an error.
     """
 
     def __init__(
         self, library: Library, source: Source, slots: Mapping[str, Interface], spec: TrainingRunSpec,
-        hardware: str, toolchain: str,
+        hardware: str, toolchain: str, *, away: Callable[[LibraryUnavailable], object] | None = None,
     ) -> None:  # fmt: skip
+        self._away = away
         self._library, self._source, self._slots, self._spec = library, source, dict(slots), spec
         self._hardware, self._toolchain = hardware, toolchain
         self.keys = source.keys
@@ -77,7 +79,14 @@ class RunShelf:
         """Artifacts certified since the last call, in the order of their ids."""
         new: list[str] = []
         for slot, interface in self._slots.items():
-            for record in self._library.query(self._query(interface)):
+            try:
+                offered = self._library.query(self._query(interface))
+            except LibraryUnavailable as error:
+                if self._away is None:
+                    raise
+                self._away(error)
+                break
+            for record in offered:
                 if record.artifact_id not in self._known:
                     self._known[record.artifact_id] = record
                     new.append(record.artifact_id)

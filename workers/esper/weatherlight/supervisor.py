@@ -91,6 +91,10 @@ class Supervisor:
             f"{status.name}: failed {self._backoff.tries} times in a row and was given up on; last: {status.last_error}"
         ) from cause
 
+    def stop(self) -> None:
+        """Ask every thread to end, without waiting."""
+        self._stop.set()
+
     def close(self, timeout: float = 5.0) -> list[str]:
         """Ask every thread to end, wait up to ``timeout`` seconds in all, and return the names of the others."""
         self._stop.set()

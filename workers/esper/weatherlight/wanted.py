@@ -13,10 +13,8 @@ from esper.tezzeret.building import strategies as known_strategies
 from esper.urza import Library
 from leyline.blueprint import BlueprintIR
 from leyline.errors import BlueprintError
+from leyline.identity import BASELINE
 from leyline.interface import Interface
-
-BASELINE = "fast"
-"""The strategy every other one is measured against."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class PulsarBus:
         self._topics = dict(topics)
         self._clock = clock
         self._link = Link(settings)
-        self._letters = Letters(self._link, self._topics, settings.operation_timeout_seconds, clock)
+        self._letters = Letters(self._link, self._topics, settings.operation_timeout_seconds)
         self._views: dict[str, View[Envelope, Latest | None]] = {}
         self._lanes: dict[str, Lane] = {}
         self._intakes: dict[tuple[str, str], Intake] = {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import pulsar
@@ -23,11 +22,8 @@ MAX_CAUSE = 4_000
 class Letters:
     """The dead letters of every topic that keeps them. Thread-safe; all methods but the constructor ask the broker."""
 
-    def __init__(
-        self, link: Link, topics: Mapping[str, Topic], timeout: float, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, link: Link, topics: Mapping[str, Topic], timeout: float) -> None:
         kept = [topic.name for topic in topics.values() if not topic.may_drop]
-        self._clock = clock
         self._views = {name: View(link, dead(name), Stored, _letter) for name in kept}
         self._writers = {name: Writer(link, dead(name), Stored, timeout) for name in kept}
         self._sources = {name: Writer(link, name, Envelope, timeout) for name in kept}
@@ -43,7 +39,7 @@ class Letters:
             properties=dict(letter.properties),
             deliveries=letter.deliveries,
             cause=letter.cause[:MAX_CAUSE],
-            died_at_ms=round(self._clock() * 1000),
+            died_at_ms=round(letter.died_at * 1000),
         )
         self._writers[letter.topic].put(letter.letter_id, stored)
 
@@ -88,4 +84,5 @@ def _letter(stored: Stored, message: pulsar.Message) -> DeadLetter:
         properties=MappingProxyType(dict(stored.properties)),
         deliveries=stored.deliveries,
         cause=stored.cause,
+        died_at=stored.died_at_ms / 1000,
     )

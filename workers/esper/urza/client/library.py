@@ -166,6 +166,10 @@ class RemoteLibrary:
         """See ``Library.record``."""
         return wire.record_in(self._service.call("GET", _artifact(artifact_id)))
 
+    def interface(self, artifact_id: str | ArtifactId) -> Interface:
+        """See ``Library.interface``."""
+        return wire.interface_of(self._service.call("GET", f"{_artifact(artifact_id)}/interface"))
+
     def records(self, states: Iterable[State] = ()) -> list[KernelRecord]:
         """See ``Library.records``."""
         asked = [State(state).value for state in states]

@@ -136,6 +136,10 @@ def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
         record = library.record(artifact_id)
         return answer({**wire.record_out(record), "report": record.report})
 
+    @api.get("/artifacts/{artifact_id}/interface", **allowed(*READ), summary="What it takes and gives")
+    def interface(artifact_id: Id) -> Response:
+        return answer(library.interface(artifact_id).to_dict())
+
     @api.get("/artifacts/{artifact_id}/files", **allowed(*READ), summary="What it consists of")
     def listed(artifact_id: Id) -> Response:
         return answer({"items": [asdict(file) for file in library.files(artifact_id)]})

@@ -1,0 +1,58 @@
+"""What each process of the kernel pipeline has to be told besides what every process is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from esper.process import ProcessSettings
+
+
+class PoolSettings(ProcessSettings):
+    """What the workers of both pools are told."""
+
+    workdir: Path = Field(description="Directory for work in progress; nothing in it outlives the process.")
+    signing_key_file: Path = Field(description="Key that vouches for this pool's work; its `keygen` makes it.")
+    idle_exit_seconds: float = Field(
+        default=0.0, ge=0, description="Seconds without work after which the process ends, with 0; 0 is never."
+    )
+
+
+class TezzeretSettings(PoolSettings):
+    """Settings of ``esper tezzeret work``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_TEZZERET_")
+
+    processes: int = Field(default=1, ge=1, le=64, description="Builds at a time.")
+
+
+class UrabraskSettings(PoolSettings):
+    """Settings of ``esper urabrask work``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_URABRASK_")
+
+    public_keys_file: Path = Field(description="Whose builds are measured: `public.json` of the pools' `keygen`.")
+
+
+class DispatchSettings(ProcessSettings):
+    """Settings of ``esper urza dispatch``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_DISPATCH_")
+
+    build_timeout_seconds: float = Field(
+        default=0.0, ge=0, le=86_400, description="Seconds a build may take; 0 takes each strategy's own limit."
+    )
+    benchmark_timeout_seconds: float = Field(
+        default=120.0, ge=1, le=86_400, description="Seconds checking and measuring one kernel may take."
+    )
+    letters_seconds: float = Field(
+        default=5.0, ge=1, le=3600, description="Seconds between two looks at the dead letters; each asks the broker."
+    )
+    sweep_interval_seconds: float = Field(
+        default=21_600.0, ge=0, description="Seconds between two sweeps of the library; 0 is never."
+    )
+    sweep_grace_seconds: float = Field(
+        default=86_400.0, ge=60, description="Seconds for which a sweep leaves alone what nobody needs."
+    )
