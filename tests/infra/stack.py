@@ -39,10 +39,10 @@ import parts
 import real_postgres
 import real_pulsar
 import real_s3
-from esper.kernel.signing import PublicKeys, SigningKey
 from esper.oona.keyfiles import TRUSTED, make_key
 from esper.urza.issuing import JWKS, KEY, sign_token
 from esper.urza.issuing import make_key as make_issuer
+from esper.weatherlight.keys import PUBLIC, make_signing_key
 
 ROOT = Path(__file__).resolve().parents[2]
 ESPER = Path(sys.executable).with_name("esper")
@@ -52,7 +52,7 @@ PROGRAMS = (*SERVERS, *PROCESSES)
 BUCKET, ISSUER = "esper", "esper-stack"
 TOKEN_SECONDS = 30 * 86_400.0
 """Tokens are made anew at every start."""
-ROLES = {"dispatcher": "worker", "tezzeret": "worker", "urabrask": "worker", "trainer": "trainer", "person": "admin"}
+ROLES = {"dispatcher": "admin", "tezzeret": "worker", "urabrask": "worker", "trainer": "trainer", "person": "admin"}
 """Who has a token for the library, and in which role."""
 SIGNS = {
     "dispatcher": ("urza",), "tezzeret": ("tezzeret",), "urabrask": ("urabrask",),
@@ -150,6 +150,11 @@ class Stack:
         """The broker."""
         return real_pulsar.Broker(self.home / "pulsar", real_pulsar.Address(**self.facts()["pulsar"]))
 
+    @property
+    def public_keys(self) -> Path:
+        """Whose signatures on kernels are taken."""
+        return self.home / "signing" / PUBLIC
+
     def settings(self, name: str) -> Path:
         """The settings file of a process."""
         return self.conf / f"{name}.yaml"
@@ -173,12 +178,9 @@ class Stack:
             if not (keys / f"{name}.pem").exists():
                 (keys / TRUSTED / f"{name}.json").unlink(missing_ok=True)
                 make_key(keys, name, roles)
-        signing.mkdir(exist_ok=True, mode=0o700)
-        for name in ("built", "validated"):
-            if not (signing / f"{name}.pem").exists():
-                SigningKey.generate().save(signing / f"{name}.pem")
-        public = PublicKeys.of([SigningKey.load(signing / "built.pem")], [SigningKey.load(signing / "validated.pem")])
-        (keys / "kernels.json").write_text(json.dumps(public.to_dict(), indent=1) + "\n")
+        for purpose in ("built", "validated"):
+            if not (signing / f"{purpose}.pem").exists():
+                make_signing_key(signing, purpose)  # type: ignore[arg-type]
         facts = self.facts()
         for name, role in ROLES.items():
             token = sign_token(keys, name, [role], issuer=ISSUER, seconds=TOKEN_SECONDS)
@@ -226,8 +228,10 @@ class Stack:
             "token_file": str(self.home / "tokens" / "pulsar"),
         }  # fmt: skip
         common = {name: self._process(name, facts, pulsar) for name in ROLES if name != "person"}
-        common["tezzeret"]["signing_key_file"] = str(self.home / "signing" / "built.pem")
-        common["urabrask"]["signing_key_file"] = str(self.home / "signing" / "validated.pem")
+        for name, purpose in (("tezzeret", "built"), ("urabrask", "validated")):
+            common[name]["signing_key_file"] = str(self.home / "signing" / f"{purpose}.pem")
+            common[name]["workdir"] = str(self.home / "work" / name)
+        common["urabrask"]["public_keys_file"] = str(self.home / "signing" / PUBLIC)
         return {"urza": urza, "pulsar": pulsar, **common}
 
     def _process(self, name: str, facts: Mapping[str, Any], pulsar: Mapping[str, Any]) -> dict[str, Any]:
