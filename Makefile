@@ -50,7 +50,7 @@ stack-clean: $(STAMP) ## Stop them and remove their data
 check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules, freshness of generated files, contracts
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
-	MYPYPATH=contracts:workers $(VENV)/bin/mypy -p leyline -p esper
+	MYPYPATH=contracts:workers:operator $(VENV)/bin/mypy -p leyline -p esper -p esper_operator
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) scripts/gen_proto.py --check
 	$(PY) scripts/gen_crds.py --check

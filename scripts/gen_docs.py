@@ -162,7 +162,7 @@ def service_settings() -> str:
 
 def _default(value: object) -> str:
     shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-    return f"`{shown}`" if shown not in ("", None, {}) else "–"
+    return f"`{shown}`" if shown not in ("", None, {}, ()) else "–"
 
 
 def service_paths() -> str:
@@ -187,6 +187,50 @@ def service_paths() -> str:
     )
 
 
+def operator_reasons() -> str:
+    """Return the table of what a condition or an Event may say."""
+    from esper_operator.reasons import TABLE
+
+    return table(
+        ("reason", "means", "what to do", "Event"),
+        [(f"`{reason}`", entry.meaning, entry.advice or "–", entry.event or "–") for reason, entry in TABLE.items()],
+    )
+
+
+def operator_settings() -> str:
+    """Return the table of the operator's settings."""
+    from esper_operator.settings import PREFIX, OperatorSettings
+
+    return table(
+        ("environment", "default", "what it is"),
+        [
+            (
+                f"`{PREFIX}{name.upper()}`",
+                "the machine's name"
+                if field.default_factory
+                else "–"
+                if field.is_required()
+                else _default(field.default),
+                field.description or "",
+            )
+            for name, field in OperatorSettings.model_fields.items()
+        ],
+    )
+
+
+def operator_permissions() -> str:
+    """Return the table of what the operator may do."""
+    from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS
+
+    return table(
+        ("group", "resources", "verbs", "why"),
+        [
+            (f"`{each.group or 'core'}`", ", ".join(each.resources), ", ".join(each.verbs), each.why)
+            for each in (*PERMISSIONS, *LEASE_PERMISSIONS)
+        ],
+    )
+
+
 PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "docs/lifecycle.md": {
         "diagram": diagram,
@@ -195,6 +239,11 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "gates": gates,
     },
     "docs/library.md": {"service-paths": service_paths, "service-settings": service_settings},
+    "docs/operator.md": {
+        "operator-reasons": operator_reasons,
+        "operator-settings": operator_settings,
+        "operator-permissions": operator_permissions,
+    },
     "docs/oona.md": {"topics": topics, "pulsar-settings": pulsar_settings},
 }
 

@@ -11,7 +11,16 @@ import pytest
 from esper.kernel.hardware import compiler
 
 TESTS = Path(__file__).parent
-LONGEST_FIRST = ("integration", "e2e", "unit/weatherlight", "unit/tezzeret", "contract", "unit/urza", "unit/bench")
+LONGEST_FIRST = (
+    "integration",
+    "operator",
+    "e2e",
+    "unit/weatherlight",
+    "unit/tezzeret",
+    "contract",
+    "unit/urza",
+    "unit/bench",
+)
 """Folders whose files take minutes: begun last, one of them would keep a worker busy after the others have ended."""
 
 

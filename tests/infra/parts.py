@@ -96,7 +96,8 @@ def remove_stale(name: str) -> None:
         if started(int(pid)) == since:
             continue
         for record in ("keeper.pid", "server.pid"):
-            _end(home / record)
+            for found in (home / record, *home.glob(f"*/{record}")):  # each of several servers has its own folder
+                _end(found)
         shutil.rmtree(home, ignore_errors=True)
 
 

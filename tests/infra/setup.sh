@@ -44,7 +44,20 @@ helm() {
     || lacking "Helm could not be built"
 }
 
+kubernetes() {
+  # Control plane for anyone; a node (containerd, kubelet) only for root, whose pods need these.
+  command -v go >/dev/null 2>&1 || { lacking "Go 1.26 or newer must be on the PATH"; return 0; }
+  install runc runc
+  install /usr/lib/cni/bridge containernetworking-plugins
+  install iptables iptables
+  install ip iproute2
+  install conntrack conntrack
+  [ "$(id -u)" = 0 ] || lacking "the tests of pods that really run need root: nodes are made in namespaces"
+  PYTHONPATH=tests/infra .venv/bin/python tests/infra/kube_programs.py || lacking "Kubernetes could not be built"
+}
+
 postgresql
 object_store
 broker
 helm
+kubernetes

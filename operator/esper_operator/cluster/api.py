@@ -1,0 +1,109 @@
+"""Actions of a plan, done: one request each, with a precondition that spares somebody else's object."""
+
+from __future__ import annotations
+
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.dynamic.exceptions import DynamicApiError
+
+from esper_operator.cluster.requests import Refused, Requests
+from esper_operator.keys import DOMAIN, FIELD_MANAGER
+from esper_operator.plan.actions import Action, Adjust, Apply, Create, Delete, Object
+from esper_operator.plan.observed import owner_of
+
+CONFLICT = 409
+LONGEST_NOTE = 1024
+
+
+class Cluster:
+    """Writes to the cluster, every request within ``REQUEST_SECONDS``.
+
+    Raises, from every method:
+        Refused: the request can't be granted as it is.
+        Gone: what it was meant for has changed its identity.
+        DynamicApiError, aiohttp.ClientError, TimeoutError: it may be granted later.
+    """
+
+    def __init__(self, client: ApiClient) -> None:
+        self._request = Requests(client)
+
+    async def execute(self, action: Action, namespace: str) -> None:
+        """Do one action of a plan."""
+        match action:
+            case Create():
+                await self._create(action.object, namespace)
+            case Apply():
+                pinned = action.object | {"metadata": action.object["metadata"] | {"uid": action.uid}}
+                await self._apply(pinned, namespace)
+            case Adjust():
+                pinned = action.patch | {"metadata": action.patch.get("metadata", {}) | {"uid": action.uid}}
+                await self._request(
+                    "patch", action.kind, namespace, action.name, pinned,
+                    content_type="application/merge-patch+json", field_manager=FIELD_MANAGER,
+                )  # fmt: skip
+            case Delete():
+                options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
+                await self._request("delete", action.kind, namespace, action.name, options)
+
+    async def write_status(self, resource: Object, status: Object) -> Object:
+        """Make ``status`` the status of this very resource; returns the resource as it is then."""
+        meta = resource["metadata"]
+        body = {
+            "apiVersion": resource["apiVersion"],
+            "kind": resource["kind"],
+            "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+            "status": status,
+        }
+        return await self._apply(body, meta["namespace"], subresource="status")
+
+    async def tell(self, resource: Object, kind: str, reason: str, message: str, when: str) -> None:
+        """Leave an Event about the resource; ``kind`` is Normal or Warning, ``when`` an RFC 3339 time."""
+        meta = resource["metadata"]
+        regarding = {
+            "apiVersion": resource["apiVersion"], "kind": resource["kind"], "name": meta["name"],
+            "namespace": meta["namespace"], "uid": meta["uid"],
+        }  # fmt: skip
+        event = {
+            "apiVersion": "events.k8s.io/v1", "kind": "Event",
+            "metadata": {"generateName": f"{meta['name']}-", "namespace": meta["namespace"]},
+            "regarding": regarding, "type": kind, "reason": reason, "note": message[:LONGEST_NOTE],
+            "action": "Reconcile", "reportingController": f"{DOMAIN}/operator", "reportingInstance": FIELD_MANAGER,
+            "eventTime": when.replace("Z", ".000000Z"),
+        }  # fmt: skip
+        await self._request("post", "Event", meta["namespace"], None, event)
+
+    async def listing(self, kind: str, namespace: str | None, selector: str = "") -> dict[tuple[str, str], str]:
+        """Resource versions by namespace and name, of everything of a kind, in pages."""
+        found: dict[tuple[str, str], str] = {}
+        following: str | None = None
+        headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        while True:
+            page = await self._request(
+                "get", kind, namespace, None, None, label_selector=selector or None, limit=500,
+                _continue=following, header_params=dict(headers),
+            )  # fmt: skip
+            for item in page["items"]:
+                meta = item["metadata"]
+                found[meta["namespace"], meta["name"]] = meta["resourceVersion"]
+            following = page["metadata"].get("continue")
+            if not following:
+                return found
+
+    async def _create(self, wanted: Object, namespace: str) -> None:
+        name = wanted["metadata"]["name"]
+        try:
+            await self._request("post", wanted["kind"], namespace, None, wanted, field_manager=FIELD_MANAGER)
+        except DynamicApiError as error:
+            if error.status != CONFLICT:
+                raise
+            there = await self._request("get", wanted["kind"], namespace, name)
+            if owner_of(there) != owner_of(wanted):
+                leaving = ", which is being deleted" if there["metadata"].get("deletionTimestamp") else ""
+                raise Refused(
+                    f"{wanted['kind']} {name}", f"there is one of another owner{leaving}", name_taken=True
+                ) from error
+
+    async def _apply(self, body: Object, namespace: str, subresource: str = "") -> Object:
+        return await self._request(
+            "patch", body["kind"], namespace, body["metadata"]["name"], body, subresource=subresource,
+            content_type="application/apply-patch+yaml", field_manager=FIELD_MANAGER, force_conflicts=True,
+        )  # fmt: skip

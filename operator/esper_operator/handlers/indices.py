@@ -1,0 +1,54 @@
+"""What the watches know of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esper_operator.plan.observed import Observed
+from esper_operator.plan.pod import snapshot_name
+
+Name = tuple[str, str]
+"""Namespace and name."""
+Index = Mapping[Any, Any]
+"""kopf's: under each key a collection of what was found for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSeen:
+    """A run as few bytes of JSON: ten thousand parsed specs would fill the pod's memory."""
+
+    version: str
+    text: bytes
+
+
+@dataclass
+class Indices:
+    """What there is, by namespace and name; pods by the uid of their run."""
+
+    runs: Index = field(default_factory=dict)
+    jobs: Index = field(default_factory=dict)
+    snapshots: Index = field(default_factory=dict)
+    services: Index = field(default_factory=dict)
+    pods: Index = field(default_factory=dict)
+
+    def observed(self, key: Name, uid: str) -> Observed:
+        """Everything there is of one run."""
+        namespace, name = key
+        return Observed(
+            one(self.jobs, key),
+            one(self.snapshots, (namespace, snapshot_name(name))),
+            one(self.services, key),
+            tuple(sorted(self.pods.get(uid, ()), key=lambda pod: str(pod.name))),
+        )
+
+    def versions(self, kind: str) -> dict[Name, str]:
+        """The newest version told of each TrainingRun or Job."""
+        index = self.runs if kind == "TrainingRun" else self.jobs
+        return {key: one(index, key).version for key in list(index)}
+
+
+def one(index: Index, key: Any) -> Any:
+    """The only entry under a key; None where there is none."""
+    return next(iter(index.get(key, ())), None)

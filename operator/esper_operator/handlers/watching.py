@@ -1,0 +1,119 @@
+"""The watches, by kopf: indices of what there is, and one event handler per kind that queues the run it belongs to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import kopf
+
+from esper_operator.cluster.connection import REQUEST_SECONDS
+from esper_operator.handlers.indices import Indices, Name, RunSeen
+from esper_operator.keys import DOMAIN, MANAGED_SELECTOR, RUN, RUN_UID
+from esper_operator.plan.observed import job_seen, object_seen, pod_seen
+
+RUNS = (DOMAIN, "v1alpha1", "trainingruns")
+JOBS = ("batch", "v1", "jobs")
+PODS = ("", "v1", "pods")
+CONFIGS = ("", "v1", "configmaps")
+SERVICES = ("", "v1", "services")
+PAGE = 500
+_NOT_KEPT = ("managedFields", "ownerReferences")
+
+
+class Watches:
+    """Watches fill ``indices`` and call ``changed`` with the name of every run that changed, itself or what it owns."""
+
+    def __init__(self, changed: Callable[[Name], None], gone: Callable[[Name], None]) -> None:
+        self.indices = Indices()
+        self._changed, self._gone = changed, gone
+        self._registry = kopf.OperatorRegistry()
+        self._declare_indices()
+        self._declare_events()
+
+    async def run(self, namespaces: tuple[str, ...], ready: asyncio.Event | None = None) -> None:
+        """Watch until cancelled; every namespace when none is named. Raises what a watch can't recover from."""
+        await kopf.operator(
+            registry=self._registry,
+            settings=settings(),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            ready_flag=ready,
+        )
+
+    def _declare_indices(self) -> None:
+        on, registry = kopf.on, self._registry
+
+        @on.startup(registry=registry)
+        async def begin(**given: Any) -> None:
+            for name, (_, _) in INDICES.items():
+                setattr(self.indices, name, given[f"esper_{name}"])
+
+        @on.login(registry=registry)
+        async def login(**given: Any) -> kopf.ConnectionInfo | None:
+            return kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+
+        for name, (kind, entry) in INDICES.items():
+
+            @on.index(*kind, registry=registry, id=f"esper_{name}")
+            async def index(body: kopf.Body, entry: Entry = entry, **_: Any) -> Any:
+                return entry(body)
+
+    def _declare_events(self) -> None:
+        @kopf.on.event(*RUNS, registry=self._registry)
+        async def run_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
+            (self._gone if type == "DELETED" else self._changed)(_name(body))
+
+        for kind in (JOBS, CONFIGS, SERVICES, PODS):
+
+            @kopf.on.event(*kind, registry=self._registry, id=f"{kind[2]}_changed")
+            async def owned_changed(body: kopf.Body, **_: Any) -> None:
+                run = (body["metadata"].get("labels") or {}).get(RUN)
+                if run:
+                    self._changed((body["metadata"]["namespace"], run))
+
+
+def settings() -> kopf.OperatorSettings:
+    """How kopf watches: no finalizers, nothing written to resources, no CRD or namespace watches, bounded requests."""
+    made = kopf.OperatorSettings()
+    made.scanning.disabled = True
+    made.posting.enabled = False
+    made.networking.request_timeout = REQUEST_SECONDS
+    made.networking.connect_timeout = REQUEST_SECONDS
+    made.watching.chunk_size = PAGE
+    made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=DOMAIN)
+    made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=DOMAIN)
+    for group, _, plural in (JOBS, CONFIGS, SERVICES, PODS):
+        made.watching.label_selectors[group, plural] = MANAGED_SELECTOR
+    return made
+
+
+def run_seen(body: Mapping[str, Any]) -> RunSeen:
+    """What is kept of a run."""
+    meta = {name: value for name, value in body["metadata"].items() if name not in _NOT_KEPT}
+    kept = {name: value for name, value in body.items() if name in ("apiVersion", "kind", "spec", "status")}
+    text = json.dumps(kept | {"metadata": meta}, separators=(",", ":"), default=dict).encode()
+    return RunSeen(meta["resourceVersion"], text)
+
+
+def _name(body: Mapping[str, Any]) -> Name:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _run_of(body: Mapping[str, Any]) -> str:
+    return str((body["metadata"].get("labels") or {}).get(RUN_UID, ""))
+
+
+Kind = tuple[str, str, str]
+Entry = Callable[[Mapping[str, Any]], dict[Any, Any]]
+INDICES: dict[str, tuple[Kind, Entry]] = {
+    "runs": (RUNS, lambda body: {_name(body): run_seen(body)}),
+    "jobs": (JOBS, lambda body: {_name(body): job_seen(body)}),
+    "snapshots": (CONFIGS, lambda body: {_name(body): object_seen(body)}),
+    "services": (SERVICES, lambda body: {_name(body): object_seen(body)}),
+    "pods": (PODS, lambda body: {_run_of(body): pod_seen(body)}),
+}
+"""The fields of ``Indices``: what each is made of, and what of an object is kept under which key."""

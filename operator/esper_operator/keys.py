@@ -1,0 +1,30 @@
+"""Every label, annotation and name that the operator puts on objects or looks for."""
+
+from __future__ import annotations
+
+DOMAIN = "esper.dev"
+FIELD_MANAGER = "esper-operator"
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+NAME = "app.kubernetes.io/name"
+COMPONENT = "app.kubernetes.io/component"
+RUN = f"{DOMAIN}/training-run"
+RUN_UID = f"{DOMAIN}/training-run-uid"
+BLUEPRINT = f"{DOMAIN}/blueprint"
+
+MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"
+"""What the operator watches of kinds that are not its own."""
+
+TRAINER = "trainer"
+"""The container that trains; overrides of a pod template find it by this name."""
+
+
+def run_labels(name: str, uid: str) -> dict[str, str]:
+    """Labels of everything that belongs to a training run."""
+    return {
+        NAME: "esper",
+        COMPONENT: "training",
+        MANAGED_BY: FIELD_MANAGER,
+        RUN: name,
+        RUN_UID: uid,
+    }

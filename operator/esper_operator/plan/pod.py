@@ -1,0 +1,120 @@
+"""The pod template of a training run: one container that runs ``esper train`` under the restricted Pod Security."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esper_operator.keys import TRAINER, run_labels
+from esper_operator.plan.actions import Object
+from esper_operator.plan.merge import merged
+from esper_operator.plan.settings import NONROOT, PodSettings
+from leyline.resources import TrainingRun
+
+MANIFESTS = "/etc/esper"
+MANIFEST = "manifest.yaml"
+RUNS = "/var/lib/esper/runs"
+CACHE = "/var/cache/esper"
+TOKENS = "/var/run/secrets/esper"
+RENDEZVOUS_PORT = 29400
+TOKEN_SECONDS = 3600
+
+
+def snapshot_name(run: str) -> str:
+    """Name of the ConfigMap with a run's resolved spec."""
+    return f"{run}-manifest"
+
+
+def template(run: TrainingRun, settings: PodSettings) -> Object:
+    """The template with the user's overrides; what ties the pods to their run can't be overridden."""
+    labels = run_labels(run.metadata.name, run.metadata.uid or "")
+    made = merged({"metadata": {"labels": {}}, "spec": _pod(run, settings)}, run.spec.pod_template)
+    metadata = made["metadata"] | {"labels": made["metadata"].get("labels", {}) | labels}
+    fixed = {"restartPolicy": "Never"} | ({"priorityClassName": name} if (name := priority(run)) else {})
+    return {"metadata": metadata, "spec": made["spec"] | fixed}
+
+
+def _pod(run: TrainingRun, settings: PodSettings) -> Object:
+    spec = run.spec
+    wanted: dict[str, Any] = {
+        "subdomain": run.metadata.name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": settings.grace_seconds,
+        "nodeSelector": dict(spec.node_selector) or None,
+        "tolerations": [
+            each.model_dump(mode="json", by_alias=True, exclude_none=True) for each in spec.tolerations
+        ] or None,
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": NONROOT, "runAsGroup": NONROOT, "fsGroup": NONROOT,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(run, settings)],
+        "volumes": _volumes(run, settings),
+    }  # fmt: skip
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def priority(run: TrainingRun) -> str | None:
+    """PriorityClass of the pods; the spec's own field wins over an override, for it may change."""
+    overridden: str | None = run.spec.pod_template.get("spec", {}).get("priorityClassName")
+    return run.spec.priority_class_name or overridden
+
+
+def _container(run: TrainingRun, settings: PodSettings) -> Object:
+    resources = run.spec.resources.model_dump(mode="json", by_alias=True)
+    mounts = [
+        {"name": "manifest", "mountPath": MANIFESTS, "readOnly": True},
+        {"name": "runs", "mountPath": RUNS},
+        {"name": "cache", "mountPath": CACHE},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    if settings.urza_url:
+        mounts.append({"name": "tokens", "mountPath": TOKENS, "readOnly": True})
+    return {
+        "name": TRAINER,
+        "image": run.spec.image or settings.image,
+        "imagePullPolicy": settings.pull_policy,
+        "command": command(run),
+        "env": [{"name": name, "value": value} for name, value in environment(settings).items()],
+        "envFrom": [{"secretRef": {"name": name}} for name in settings.env_secrets],
+        "resources": {name: amounts for name, amounts in resources.items() if amounts},
+        "volumeMounts": mounts,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        },
+    }  # fmt: skip
+
+
+def command(run: TrainingRun) -> list[str]:
+    """What the container runs; several ranks meet at the first pod's name through torchrun."""
+    name = run.metadata.name
+    train = ["train", "--manifest", f"{MANIFESTS}/{MANIFEST}", "--output", f"{RUNS}/{run.metadata.uid}"]
+    if run.spec.parallelism == 1:
+        return ["esper", *train]
+    return [
+        "torchrun", f"--nnodes={run.spec.parallelism}", "--nproc-per-node=1", "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={name}-0.{name}:{RENDEZVOUS_PORT}", f"--rdzv-id={run.metadata.uid}",
+        f"--max-restarts={run.spec.backoff_limit}", "--no-python", "esper", *train,
+    ]  # fmt: skip
+
+
+def environment(settings: PodSettings) -> dict[str, str]:
+    """Variables of the container; what the operator was told wins over what it would say itself."""
+    made = {"HOME": "/tmp", "ESPER_CACHE_DIR": CACHE}
+    if settings.urza_url:
+        made |= {"ESPER_URZA_URL": settings.urza_url, "ESPER_URZA_TOKEN_FILE": f"{TOKENS}/urza"}
+    return made | dict(settings.env)
+
+
+def _volumes(run: TrainingRun, settings: PodSettings) -> list[Object]:
+    volumes: list[Object] = [
+        {"name": "manifest", "configMap": {"name": snapshot_name(run.metadata.name)}},
+        {"name": "runs", **settings.runs},
+        {"name": "cache", "emptyDir": {}},
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    if settings.urza_url:
+        token = {"audience": settings.urza_audience, "expirationSeconds": TOKEN_SECONDS, "path": "urza"}
+        volumes.append({"name": "tokens", "projected": {"sources": [{"serviceAccountToken": token}]}})
+    return volumes

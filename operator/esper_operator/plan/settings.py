@@ -1,0 +1,33 @@
+"""What an operator was told about the pods it makes; the same for every run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+NONROOT = 65532
+"""User and group of the images' processes."""
+
+
+@dataclass(frozen=True)
+class PodSettings:
+    """Image, addresses and volumes of training pods.
+
+    Attributes:
+        image: for runs that name none.
+        urza_url, urza_audience: the library's service, and the audience of the tokens that pods show it.
+        runs: the volume source that keeps run directories, in Kubernetes' form; pods that die must find them again.
+        env: plain variables of every pod; nothing secret.
+        env_secrets: Secrets (in the run's namespace) whose keys become variables; a missing one is an error of the pod.
+        grace_seconds: between SIGTERM and SIGKILL: long enough for a checkpoint.
+    """
+
+    image: str
+    pull_policy: str = "IfNotPresent"
+    urza_url: str = ""
+    urza_audience: str = "esper-urza"
+    runs: Mapping[str, Any] = field(default_factory=lambda: {"emptyDir": {}})
+    env: Mapping[str, str] = field(default_factory=dict)
+    env_secrets: tuple[str, ...] = ()
+    grace_seconds: int = 30

@@ -1,0 +1,83 @@
+"""The status of a training run, from the one it has, what is seen, and the diagnosis."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from esper_operator.plan.actions import Object
+from esper_operator.plan.conditions import Verdict, revised
+from esper_operator.plan.diagnosis import ENDED, Diagnosis
+from esper_operator.plan.observed import Observed
+from esper_operator.plan.reading import read_status
+from esper_operator.reasons import Reason
+from leyline.resources import TrainingRun, TrainingRunStatus
+from leyline.resources.enums import RunPhase
+
+LONGEST_MESSAGE = 1024
+
+
+def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: datetime) -> Object | None:
+    """The status as the API server should have it; None where it has it already."""
+    old = run.status or TrainingRunStatus()
+    stamp = rfc3339(now)
+    job = seen.job
+    running = found.phase is RunPhase.RUNNING
+    ended = found.phase in ENDED
+    started = old.started_at or (stamp if running else None) or (job.started_at if job and ended else None)
+    new = old.model_copy(
+        update={
+            "phase": found.phase,
+            "reason": found.why.reason.value,
+            "message": found.why.message[:LONGEST_MESSAGE],
+            "observed_generation": run.metadata.generation,
+            "conditions": revised(old.conditions, found.conditions, run.metadata.generation, stamp),
+            "epochs": run.spec.training.epochs,
+            "gpus": gpus(run) * (job.active if job is not None and not ended else 0),
+            "restarts": max(old.restarts or 0, job.failed if job is not None else 0),
+            "started_at": started,
+            "finished_at": old.finished_at or ((job.finished_at if job else None) or stamp if ended else None),
+        }
+    )
+    return None if new == run.status else _plain(new)
+
+
+def final_status(run: TrainingRun) -> Object | None:
+    """The status of a run that ended: it stays as it is, said of whatever generation the spec has by now."""
+    old = run.status or TrainingRunStatus()
+    generation = run.metadata.generation
+    if old.observed_generation == generation:
+        return None
+    told = [each.model_copy(update={"observed_generation": generation}) for each in old.conditions]
+    return _plain(old.model_copy(update={"observed_generation": generation, "conditions": told}))
+
+
+def invalid_status(raw: Object, problems: str, now: datetime) -> Object | None:
+    """The status of a run whose spec this operator can't read: nothing is made for it."""
+    old = read_status(raw.get("status")) or TrainingRunStatus()
+    generation = raw["metadata"].get("generation")
+    verdict = Verdict(False, Reason.INVALID_SPEC, problems)
+    new = old.model_copy(
+        update={
+            "phase": old.phase if old.phase in ENDED else RunPhase.PENDING,
+            "reason": verdict.reason.value,
+            "message": verdict.message[:LONGEST_MESSAGE],
+            "observed_generation": generation,
+            "conditions": revised(old.conditions, {"Ready": verdict}, generation, rfc3339(now)),
+        }
+    )
+    return None if new == old else _plain(new)
+
+
+def _plain(status: TrainingRunStatus) -> Object:
+    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def gpus(run: TrainingRun) -> int:
+    """GPUs of one pod: every extended resource of that name, whoever makes them."""
+    amounts = run.spec.resources.limits.items()
+    return sum(int(amount) for name, amount in amounts if name.endswith("/gpu") and str(amount).isdigit())
+
+
+def rfc3339(moment: datetime) -> str:
+    """As Kubernetes writes times: whole seconds, in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,106 @@
+"""Every reason that a condition, a phase or an Event may carry: stable names, what they mean, what to do next.
+
+``docs/operator.md`` shows this table; scripts/gen_docs.py writes it there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """CamelCase names that users may match on; one is never renamed and never given another meaning."""
+
+    # a resource as a whole
+    IN_PLACE = "ObjectsInPlace"
+    INVALID_SPEC = "InvalidSpec"
+    REFUSED = "Refused"
+    NAME_TAKEN = "NameTaken"
+    # pods on their way
+    WAITING_FOR_PODS = "WaitingForPods"
+    UNSCHEDULABLE = "Unschedulable"
+    SCHEDULED = "PodsScheduled"
+    STARTING = "ContainersStarting"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    CONTAINER_REFUSED = "ContainerRefused"
+    RESTARTING = "Restarting"
+    TRAINING = "Training"
+    # as asked
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    NOT_SUSPENDED = "NotSuspended"
+    EXTERNALLY_MANAGED = "ExternallyManaged"
+    # the end
+    NOT_FINISHED = "NotFinished"
+    COMPLETED = "TrainingComplete"
+    BACKOFF_EXHAUSTED = "BackoffLimitExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    NEVER_RAN = "PreRunningDeadlineExceeded"
+    BAD_INPUT = "BadInput"
+    FAILED = "JobFailed"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a reason means, what its reader should do, and whether it is told as an Event (Normal or Warning)."""
+
+    meaning: str
+    advice: str = ""
+    event: str = ""
+
+
+TABLE: dict[Reason, Entry] = {
+    Reason.IN_PLACE: Entry("every object of the resource exists as it should"),
+    Reason.INVALID_SPEC: Entry(
+        "the spec says what can't be", "delete it and create it with the named fields corrected", "Warning"
+    ),
+    Reason.REFUSED: Entry(
+        "the API server refused an object", "correct what it names (podTemplate, quota, permissions)", "Warning"
+    ),
+    Reason.NAME_TAKEN: Entry(
+        "an object of this name belongs to something else", "delete that object or rename this resource", "Warning"
+    ),
+    Reason.WAITING_FOR_PODS: Entry("the Job has not made its pods yet"),
+    Reason.UNSCHEDULABLE: Entry(
+        "no node can take a pod", "free or add what is missing, or change resources, nodeSelector or tolerations",
+        "Warning",
+    ),
+    Reason.SCHEDULED: Entry("every pod has a node"),
+    Reason.STARTING: Entry("nodes fetch images and start containers"),
+    Reason.IMAGE_PULL_FAILED: Entry(
+        "a node can't fetch the image", "check spec.image, the registry and imagePullSecrets in spec.podTemplate",
+        "Warning",
+    ),
+    Reason.CONTAINER_REFUSED: Entry(
+        "a node can't start the container", "correct what its message names, most often in spec.podTemplate", "Warning"
+    ),
+    Reason.RESTARTING: Entry(
+        "a pod failed and another takes its place", "it resumes from its newest checkpoint; see its log if it repeats",
+        "Warning",
+    ),
+    Reason.TRAINING: Entry("every pod runs", "", "Normal"),
+    Reason.SUSPENDING: Entry("pods write a checkpoint and end"),
+    Reason.SUSPENDED: Entry("no pod runs, as asked", "set spec.suspend to false to resume", "Normal"),
+    Reason.NOT_SUSPENDED: Entry("the run may run"),
+    Reason.EXTERNALLY_MANAGED: Entry("the Job is left to the controller that spec.managedBy names"),
+    Reason.NOT_FINISHED: Entry("the run has not ended"),
+    Reason.COMPLETED: Entry("every pod ended well", "", "Normal"),
+    Reason.BACKOFF_EXHAUSTED: Entry(
+        "pods failed more often than backoffLimit allows", "read the log of the last pod, then create the run again",
+        "Warning",
+    ),
+    Reason.DEADLINE_EXCEEDED: Entry(
+        "it ran longer than activeDeadlineSeconds", "create it again with a longer one, or with fewer epochs",
+        "Warning",
+    ),
+    Reason.NEVER_RAN: Entry(
+        "it had not begun within preRunningDeadlineSeconds", "see why its pods could not start, then create it again",
+        "Warning",
+    ),
+    Reason.BAD_INPUT: Entry(
+        "the trainer refused its input (exit code 2)", "read its log, correct the manifest, create the run again",
+        "Warning",
+    ),
+    Reason.FAILED: Entry("the Job failed", "see its message", "Warning"),
+}  # fmt: skip

@@ -1,0 +1,63 @@
+"""What the operator can be told, by environment: ``ESPER_OPERATOR_…``."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from esper_operator.plan.settings import PodSettings
+
+PREFIX = "ESPER_OPERATOR_"
+
+
+class OperatorSettings(BaseSettings):
+    """Settings of the operator; lists and maps are JSON."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    image: str = Field(min_length=1, description="image of training pods, for runs that name none; required")
+    pull_policy: str = Field(
+        "IfNotPresent", pattern="^(Always|IfNotPresent|Never)$", description="when nodes fetch images"
+    )
+    namespaces: tuple[str, ...] = Field((), description="namespaces to work in; empty: all of them")
+    lease_namespace: str = Field("default", description="namespace of the Lease by which replicas choose a leader")
+    identity: str = Field(default_factory=socket.gethostname, description="name of this replica; a pod's is its own")
+    urza_url: str = Field("", description="address of the library's service, for training pods; empty: none")
+    urza_audience: str = Field("esper-urza", description="audience of the tokens that pods show the library")
+    runs_volume: dict[str, Any] = Field(
+        {"emptyDir": {}},
+        description="volume source of run directories; only a shared claim lets another pod go on from a checkpoint",
+    )
+    pod_env: dict[str, str] = Field({}, description="variables of every training pod; nothing secret")
+    pod_env_secrets: tuple[str, ...] = Field((), description="Secrets beside the run whose keys become variables")
+    grace_seconds: int = Field(30, ge=1, le=3600, description="seconds a pod has to write its checkpoint")
+    workers: int = Field(16, ge=1, le=256, description="resources worked on at once")
+    host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics; in a pod `0.0.0.0`")
+    port: int = Field(8480, ge=0, le=65535, description="TCP port of these; 0 takes a free one and logs it")
+    audit_seconds: float = Field(120.0, gt=0, description="seconds between two comparisons of watches and cluster")
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+
+    def pods(self) -> PodSettings:
+        """What the plans need of them."""
+        return PodSettings(
+            image=self.image,
+            pull_policy=self.pull_policy,
+            urza_url=self.urza_url,
+            urza_audience=self.urza_audience,
+            runs=self.runs_volume,
+            env=self.pod_env,
+            env_secrets=self.pod_env_secrets,
+            grace_seconds=self.grace_seconds,
+        )
+
+
+def load() -> OperatorSettings:
+    """Settings of the environment; raises ``ValueError`` that names every wrong one and quotes no value."""
+    try:
+        return OperatorSettings()
+    except ValidationError as error:
+        problems = [f"{PREFIX}{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}" for each in error.errors()]
+        raise ValueError("\n".join(problems)) from error
