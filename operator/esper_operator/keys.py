@@ -10,6 +10,7 @@ NAME = "app.kubernetes.io/name"
 COMPONENT = "app.kubernetes.io/component"
 RUN = f"{DOMAIN}/training-run"
 RUN_UID = f"{DOMAIN}/training-run-uid"
+COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 BLUEPRINT = f"{DOMAIN}/blueprint"
 
 MANAGED_SELECTOR = f"{MANAGED_BY}={FIELD_MANAGER}"

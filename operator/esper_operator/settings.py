@@ -27,6 +27,11 @@ class OperatorSettings(BaseSettings):
     identity: str = Field(default_factory=socket.gethostname, description="name of this replica; a pod's is its own")
     urza_url: str = Field("", description="address of the library's service, for training pods; empty: none")
     urza_audience: str = Field("esper-urza", description="audience of the tokens that pods show the library")
+    checkpoints_url: str = Field(
+        "",
+        pattern="^(s3://[^/]+.*)?$",
+        description="`s3://bucket/prefix` below which every run keeps its checkpoints; empty: in its directory",
+    )
     runs_volume: dict[str, Any] = Field(
         {"emptyDir": {}},
         description="volume source of run directories; only a shared claim lets another pod go on from a checkpoint",
@@ -47,6 +52,7 @@ class OperatorSettings(BaseSettings):
             pull_policy=self.pull_policy,
             urza_url=self.urza_url,
             urza_audience=self.urza_audience,
+            checkpoints_url=self.checkpoints_url,
             runs=self.runs_volume,
             env=self.pod_env,
             env_secrets=self.pod_env_secrets,

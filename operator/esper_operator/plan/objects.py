@@ -67,7 +67,8 @@ def job(run: TrainingRun, settings: PodSettings) -> Object:
         "completionMode": "Indexed",
         "completions": spec.parallelism,
         "parallelism": spec.parallelism,
-        "backoffLimit": spec.backoff_limit,
+        # When one rank fails, all of them do: the limit counts failures of the run, the Job those of its pods.
+        "backoffLimit": (spec.backoff_limit + 1) * spec.parallelism - 1,
         "suspend": spec.suspend,
         "activeDeadlineSeconds": spec.active_deadline_seconds,
         "managedBy": spec.managed_by,

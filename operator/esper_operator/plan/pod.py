@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from esper_operator.keys import TRAINER, run_labels
+from esper_operator.keys import COMPLETION_INDEX, TRAINER, run_labels
 from esper_operator.plan.actions import Object
 from esper_operator.plan.merge import merged
 from esper_operator.plan.settings import NONROOT, PodSettings
@@ -15,7 +15,7 @@ MANIFEST = "manifest.yaml"
 RUNS = "/var/lib/esper/runs"
 CACHE = "/var/cache/esper"
 TOKENS = "/var/run/secrets/esper"
-RENDEZVOUS_PORT = 29400
+MEETING_PORT = 29400
 TOKEN_SECONDS = 3600
 
 
@@ -75,7 +75,7 @@ def _container(run: TrainingRun, settings: PodSettings) -> Object:
         "image": run.spec.image or settings.image,
         "imagePullPolicy": settings.pull_policy,
         "command": command(run),
-        "env": [{"name": name, "value": value} for name, value in environment(settings).items()],
+        "env": environment(run, settings),
         "envFrom": [{"secretRef": {"name": name}} for name in settings.env_secrets],
         "resources": {name: amounts for name, amounts in resources.items() if amounts},
         "volumeMounts": mounts,
@@ -87,24 +87,32 @@ def _container(run: TrainingRun, settings: PodSettings) -> Object:
 
 
 def command(run: TrainingRun) -> list[str]:
-    """What the container runs; several ranks meet at the first pod's name through torchrun."""
-    name = run.metadata.name
-    train = ["train", "--manifest", f"{MANIFESTS}/{MANIFEST}", "--output", f"{RUNS}/{run.metadata.uid}"]
-    if run.spec.parallelism == 1:
-        return ["esper", *train]
-    return [
-        "torchrun", f"--nnodes={run.spec.parallelism}", "--nproc-per-node=1", "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={name}-0.{name}:{RENDEZVOUS_PORT}", f"--rdzv-id={run.metadata.uid}",
-        f"--max-restarts={run.spec.backoff_limit}", "--no-python", "esper", *train,
-    ]  # fmt: skip
+    """What the container runs: ``esper`` itself, whose exit codes the Job goes by (a launcher would hide them)."""
+    return ["esper", "train", "--manifest", f"{MANIFESTS}/{MANIFEST}", "--output", f"{RUNS}/{run.metadata.uid}"]
 
 
-def environment(settings: PodSettings) -> dict[str, str]:
+def environment(run: TrainingRun, settings: PodSettings) -> list[Object]:
     """Variables of the container; what the operator was told wins over what it would say itself."""
-    made = {"HOME": "/tmp", "ESPER_CACHE_DIR": CACHE}
+    plain = {"HOME": "/tmp", "ESPER_CACHE_DIR": CACHE}
     if settings.urza_url:
-        made |= {"ESPER_URZA_URL": settings.urza_url, "ESPER_URZA_TOKEN_FILE": f"{TOKENS}/urza"}
-    return made | dict(settings.env)
+        plain |= {"ESPER_LIBRARY_URL": settings.urza_url, "ESPER_LIBRARY_TOKEN_FILE": f"{TOKENS}/urza"}
+    if settings.checkpoints_url:
+        place = f"{settings.checkpoints_url.rstrip('/')}/{run.metadata.namespace}/{run.metadata.uid}"
+        plain |= {"ESPER_CHECKPOINTS_URL": place}
+    named: list[Object] = [{"name": name, "value": value} for name, value in (plain | dict(settings.env)).items()]
+    return named if run.spec.parallelism == 1 else [*named, *_rank(run)]
+
+
+def _rank(run: TrainingRun) -> list[Object]:
+    """A pod's place among the ranks, as torch.distributed reads it; they meet at the first pod's name."""
+    index = {"fieldRef": {"fieldPath": f"metadata.labels['{COMPLETION_INDEX}']"}}
+    name = run.metadata.name
+    return [
+        {"name": "RANK", "valueFrom": index},
+        {"name": "WORLD_SIZE", "value": str(run.spec.parallelism)},
+        {"name": "MASTER_ADDR", "value": f"{name}-0.{name}"},
+        {"name": "MASTER_PORT", "value": str(MEETING_PORT)},
+    ]
 
 
 def _volumes(run: TrainingRun, settings: PodSettings) -> list[Object]:

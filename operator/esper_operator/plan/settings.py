@@ -17,6 +17,7 @@ class PodSettings:
     Attributes:
         image: for runs that name none.
         urza_url, urza_audience: the library's service, and the audience of the tokens that pods show it.
+        checkpoints_url: ``s3://bucket/prefix`` below which each run keeps its checkpoints; empty: in its directory.
         runs: the volume source that keeps run directories, in Kubernetes' form; pods that die must find them again.
         env: plain variables of every pod; nothing secret.
         env_secrets: Secrets (in the run's namespace) whose keys become variables; a missing one is an error of the pod.
@@ -27,6 +28,7 @@ class PodSettings:
     pull_policy: str = "IfNotPresent"
     urza_url: str = ""
     urza_audience: str = "esper-urza"
+    checkpoints_url: str = ""
     runs: Mapping[str, Any] = field(default_factory=lambda: {"emptyDir": {}})
     env: Mapping[str, str] = field(default_factory=dict)
     env_secrets: tuple[str, ...] = ()

@@ -33,7 +33,7 @@ def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: date
             "conditions": revised(old.conditions, found.conditions, run.metadata.generation, stamp),
             "epochs": run.spec.training.epochs,
             "gpus": gpus(run) * (job.active if job is not None and not ended else 0),
-            "restarts": max(old.restarts or 0, job.failed if job is not None else 0),
+            "restarts": max(old.restarts or 0, -(-job.failed // run.spec.parallelism) if job is not None else 0),
             "started_at": started,
             "finished_at": old.finished_at or ((job.finished_at if job else None) or stamp if ended else None),
         }

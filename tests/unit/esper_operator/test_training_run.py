@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from api_server import SETTINGS, UID, ApiServer, pod, run_object
 from esper_operator.plan.actions import Adjust, Create, Delete
 from esper_operator.plan.observed import Observed, Refusal
+from esper_operator.plan.pod import environment
 from esper_operator.plan.reading import read_run
 from esper_operator.plan.training_run import plan
 from leyline.resources import load
@@ -114,11 +117,30 @@ def test_overrides_change_the_pod_but_not_what_ties_it_to_its_run() -> None:
 def test_several_ranks_meet_at_the_first_pod() -> None:
     job = started(parallelism=3).objects["Job", "grow"]["spec"]
     assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 3, 3)
-    command = job["template"]["spec"]["containers"][0]["command"]
-    assert command[0] == "torchrun"
-    assert "--nnodes=3" in command
-    assert "--rdzv-endpoint=grow-0.grow:29400" in command
     assert job["template"]["spec"]["subdomain"] == "grow"
+    container = job["template"]["spec"]["containers"][0]
+    told = {each["name"]: each for each in container["env"]}
+    assert told["WORLD_SIZE"]["value"] == "3"
+    assert (told["MASTER_ADDR"]["value"], told["MASTER_PORT"]["value"]) == ("grow-0.grow", "29400")
+    assert "job-completion-index" in told["RANK"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert container["command"][0] == "esper"
+
+
+def test_a_run_of_several_ranks_may_fail_as_often_as_one_of_a_single_one() -> None:
+    assert started(parallelism=4, backoffLimit=2).objects["Job", "grow"]["spec"]["backoffLimit"] == 11
+    assert started(parallelism=1, backoffLimit=2).objects["Job", "grow"]["spec"]["backoffLimit"] == 2
+    server = started(parallelism=4)
+    server.job(failed=5)
+    server.settle()
+    assert server.run["status"]["restarts"] == 2
+
+
+def test_each_run_keeps_its_checkpoints_in_a_place_of_its_own() -> None:
+    run = read_run(run_object())
+    settings = replace(SETTINGS, checkpoints_url="s3://runs/all/")
+    told = {each["name"]: each.get("value") for each in environment(run, settings)}
+    assert told["ESPER_CHECKPOINTS_URL"] == f"s3://runs/all/lab/{UID}"
+    assert told["ESPER_LIBRARY_URL"] == "http://urza:8460"
 
 
 def test_a_running_run_says_so_once() -> None:
