@@ -7,9 +7,10 @@ STAMP := $(VENV)/.installed
 TOOLS := .tools
 RUN_DIR ?= runs/mnist1d
 SIZE ?= full
+SOAK_SECONDS ?= 3600
 export UV_NATIVE_TLS := 1
 
-.PHONY: help setup run test stack stack-down stack-clean check bench bench-growth proto crds docs lock clean
+.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -46,6 +47,10 @@ stack-down: $(STAMP) ## Stop them; data stays for the next `make stack` (`make s
 
 stack-clean: $(STAMP) ## Stop them and remove their data
 	@$(PY) tests/infra/stack.py clean
+
+soak: $(STAMP) ## Kill the stack's programs for an hour under load; figures go to docs/results/soak.md
+	@tests/infra/setup.sh
+	@$(PY) -m tests.soak --seconds $(SOAK_SECONDS) --gap 18 --write
 
 check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules, freshness of generated files, contracts
 	$(VENV)/bin/ruff format --check .

@@ -1,0 +1,64 @@
+"""What must be true when the harm is over: nothing lost, nothing twice, nothing dangling."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import psycopg
+
+from esper.kernel import load_kernel
+from esper.urza import State
+from esper.urza.client import RemoteLibrary
+from esper.urza.client.transport import token_from_file
+from esper.weatherlight.keys import load_public_keys
+from stack import Stack
+
+
+def artifacts(stack: Stack, asked: Iterable[str]) -> tuple[Counter[str], list[str]]:
+    """Verdicts of what was asked for, and what is wrong with it."""
+    problems: list[str] = []
+    found: Counter[str] = Counter()
+    keys = load_public_keys(stack.public_keys)
+    facts = stack.facts()
+    library = RemoteLibrary(
+        f"http://127.0.0.1:{facts['ports']['urza']}", token_from_file(stack.home / "tokens" / "person")
+    )
+    with tempfile.TemporaryDirectory(prefix="esper-soak-") as folder:
+        for artifact in asked:
+            record = library.record(artifact)
+            found[record.state.value] += 1
+            certified = [each for each in library.history(artifact) if each.target is State.VALIDATED]
+            if len(certified) > 1:
+                problems.append(f"{artifact}: certified {len(certified)} times")
+            if record.state is State.VALIDATED:
+                load_kernel(library.fetch(artifact, Path(folder)), keys)  # every byte and both signatures
+            elif record.state is State.REJECTED:
+                problems.append(f"{artifact}: rejected: {record.cause}")
+    library.close()
+    return found, problems
+
+
+def rows(stack: Stack) -> list[str]:
+    """What in the database does not agree with itself or with the bucket."""
+    import boto3
+    from botocore.config import Config
+
+    facts = stack.facts()
+    url = facts["postgres"]["url"].replace("+psycopg", "").rsplit("/", 1)[0] + "/esper"
+    with psycopg.connect(url) as connection:
+        wanted = {row[0] for row in connection.execute("SELECT DISTINCT digest FROM artifact_files")}
+    store = boto3.client(
+        "s3", endpoint_url=facts["s3"]["endpoint"], aws_access_key_id=facts["s3"]["access_key"],
+        aws_secret_access_key=facts["s3"]["secret_key"], region_name="us-east-1",
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )  # fmt: skip
+    there = {
+        item["Key"].rsplit("/", 1)[-1]
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket="esper")
+        for item in page.get("Contents", ())
+    }
+    store.close()
+    return [f"file row without its blob: {digest}" for digest in sorted(wanted - there)]
