@@ -41,6 +41,8 @@ class Actor(StrEnum):
     """The seed executor itself: promotions, failed gates and loads, resets."""
     TOLARIA = "tolaria"
     """The trainer's governor: rollbacks."""
+    PERSON = "person"
+    """Somebody who looks after the run, by a signed command: may give a seed up, never move one ahead."""
 
 
 class Gate(StrEnum):
@@ -167,7 +169,8 @@ STAGES: Mapping[Stage, StageInfo] = MappingProxyType(
 
 _TAMIYO = frozenset({Actor.TAMIYO})
 _KASMINA = frozenset({Actor.KASMINA})
-_CULLS = frozenset({Actor.TAMIYO, Actor.KASMINA})
+_CANCELS = frozenset({Actor.TAMIYO, Actor.PERSON})
+_CULLS = frozenset({Actor.TAMIYO, Actor.KASMINA, Actor.PERSON})
 _ROLLS_BACK = frozenset({Actor.TAMIYO, Actor.TOLARIA})
 
 _RUNS_KERNEL = (Stage.TRAINING, Stage.GRAFTING, Stage.STABILIZATION, Stage.EVALUATING, Stage.FINE_TUNING)
@@ -183,7 +186,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(Stage.EVALUATING, Stage.FINE_TUNING, _TAMIYO, (Gate.G4,), only_trainable=True),
     Transition(Stage.EVALUATING, Stage.FOSSILIZED, _TAMIYO, (Gate.G4,), only_fixed_function=True),
     Transition(Stage.FINE_TUNING, Stage.FOSSILIZED, _TAMIYO, (Gate.G4,), only_trainable=True),
-    *(Transition(stage, Stage.CANCELLED, _TAMIYO) for stage in (Stage.GERMINATED, Stage.TRAINING)),
+    *(Transition(stage, Stage.CANCELLED, _CANCELS) for stage in (Stage.GERMINATED, Stage.TRAINING)),
     *(Transition(stage, Stage.CULLED, _CULLS) for stage in (Stage.LOADING, *_RUNS_KERNEL)),
     *(Transition(stage, Stage.ERROR_RECOVERY, _KASMINA, at_boundary=False) for stage in _RUNS_KERNEL),
     Transition(Stage.ERROR_RECOVERY, Stage.CULLED, _KASMINA),

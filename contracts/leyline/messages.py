@@ -9,6 +9,7 @@ from leyline.topics import TOPICS, Topic
 from leyline.v1 import control_pb2, kernels_pb2, policy_pb2, seed_pb2, telemetry_pb2
 
 AdaptationCommand = control_pb2.AdaptationCommand
+CommandResult = control_pb2.CommandResult
 SeedState = seed_pb2.SeedState
 SystemStatePacket = telemetry_pb2.SystemStatePacket
 TelemetryPacket = telemetry_pb2.TelemetryPacket
@@ -28,6 +29,7 @@ PAYLOADS: dict[str, type[Message]] = {
     kind.DESCRIPTOR.full_name: kind
     for kind in (
         AdaptationCommand,
+        CommandResult,
         SeedState,
         SystemStatePacket,
         TelemetryPacket,

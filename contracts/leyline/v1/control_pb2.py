@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from leyline.v1 import seed_pb2 as leyline_dot_v1_dot_seed__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leyline/v1/control.proto\x12\nleyline.v1\x1a\x15leyline/v1/seed.proto\"\xd5\x01\n\tGerminate\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\x11\n\tblueprint\x18\x03 \x01(\t\x12 \n\x05\x62lend\x18\x04 \x01(\x0e\x32\x11.leyline.v1.Blend\x12(\n\tobjective\x18\x05 \x01(\x0e\x32\x15.leyline.v1.Objective\x12\x31\n\x0e\x61lpha_schedule\x18\x06 \x01(\x0e\x32\x19.leyline.v1.AlphaSchedule\x12\x0c\n\x04tags\x18\x07 \x03(\t\"=\n\x07\x41\x64vance\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\x12!\n\x06target\x18\x02 \x01(\x0e\x32\x11.leyline.v1.Stage\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x17\n\x04\x43ull\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x18\n\x05Pause\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x19\n\x06Resume\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"5\n\x08Rollback\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\x12\x18\n\x10\x63heckpoint_epoch\x18\x02 \x01(\r\"w\n\x0fOptimizerChange\x12 \n\x13learning_rate_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x16\n\x14_learning_rate_scaleB\x0f\n\r_weight_decay\"\xb5\x04\n\x11\x41\x64\x61ptationCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12 \n\x05\x61\x63tor\x18\x04 \x01(\x0e\x32\x11.leyline.v1.Actor\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12;\n\x07numbers\x18\x06 \x03(\x0b\x32*.leyline.v1.AdaptationCommand.NumbersEntry\x12*\n\tgerminate\x18\n \x01(\x0b\x32\x15.leyline.v1.GerminateH\x00\x12&\n\x07\x61\x64vance\x18\x0b \x01(\x0b\x32\x13.leyline.v1.AdvanceH\x00\x12$\n\x06\x63\x61ncel\x18\x0c \x01(\x0b\x32\x12.leyline.v1.CancelH\x00\x12 \n\x04\x63ull\x18\r \x01(\x0b\x32\x10.leyline.v1.CullH\x00\x12\"\n\x05pause\x18\x0e \x01(\x0b\x32\x11.leyline.v1.PauseH\x00\x12$\n\x06resume\x18\x0f \x01(\x0b\x32\x12.leyline.v1.ResumeH\x00\x12(\n\x08rollback\x18\x10 \x01(\x0b\x32\x14.leyline.v1.RollbackH\x00\x12\x37\n\x10optimizer_change\x18\x11 \x01(\x0b\x32\x1b.leyline.v1.OptimizerChangeH\x00\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06\x61\x63tion*V\n\x05\x41\x63tor\x12\x15\n\x11\x41\x43TOR_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TOR_TAMIYO\x10\x01\x12\x11\n\rACTOR_KASMINA\x10\x02\x12\x11\n\rACTOR_TOLARIA\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leyline/v1/control.proto\x12\nleyline.v1\x1a\x15leyline/v1/seed.proto\"\xd5\x01\n\tGerminate\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\x11\n\tblueprint\x18\x03 \x01(\t\x12 \n\x05\x62lend\x18\x04 \x01(\x0e\x32\x11.leyline.v1.Blend\x12(\n\tobjective\x18\x05 \x01(\x0e\x32\x15.leyline.v1.Objective\x12\x31\n\x0e\x61lpha_schedule\x18\x06 \x01(\x0e\x32\x19.leyline.v1.AlphaSchedule\x12\x0c\n\x04tags\x18\x07 \x03(\t\"=\n\x07\x41\x64vance\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\x12!\n\x06target\x18\x02 \x01(\x0e\x32\x11.leyline.v1.Stage\"\x19\n\x06\x43\x61ncel\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x17\n\x04\x43ull\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x18\n\x05Pause\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"\x19\n\x06Resume\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\"5\n\x08Rollback\x12\x0f\n\x07seed_id\x18\x01 \x01(\t\x12\x18\n\x10\x63heckpoint_epoch\x18\x02 \x01(\r\"\x0c\n\nCheckpoint\"w\n\x0fOptimizerChange\x12 \n\x13learning_rate_scale\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cweight_decay\x18\x02 \x01(\x01H\x01\x88\x01\x01\x42\x16\n\x14_learning_rate_scaleB\x0f\n\r_weight_decay\"\xe3\x04\n\x11\x41\x64\x61ptationCommand\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\r\x12 \n\x05\x61\x63tor\x18\x04 \x01(\x0e\x32\x11.leyline.v1.Actor\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12;\n\x07numbers\x18\x06 \x03(\x0b\x32*.leyline.v1.AdaptationCommand.NumbersEntry\x12*\n\tgerminate\x18\n \x01(\x0b\x32\x15.leyline.v1.GerminateH\x00\x12&\n\x07\x61\x64vance\x18\x0b \x01(\x0b\x32\x13.leyline.v1.AdvanceH\x00\x12$\n\x06\x63\x61ncel\x18\x0c \x01(\x0b\x32\x12.leyline.v1.CancelH\x00\x12 \n\x04\x63ull\x18\r \x01(\x0b\x32\x10.leyline.v1.CullH\x00\x12\"\n\x05pause\x18\x0e \x01(\x0b\x32\x11.leyline.v1.PauseH\x00\x12$\n\x06resume\x18\x0f \x01(\x0b\x32\x12.leyline.v1.ResumeH\x00\x12(\n\x08rollback\x18\x10 \x01(\x0b\x32\x14.leyline.v1.RollbackH\x00\x12\x37\n\x10optimizer_change\x18\x11 \x01(\x0b\x32\x1b.leyline.v1.OptimizerChangeH\x00\x12,\n\ncheckpoint\x18\x12 \x01(\x0b\x32\x16.leyline.v1.CheckpointH\x00\x1a.\n\x0cNumbersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06\x61\x63tion\"}\n\rCommandResult\x12\x12\n\ncommand_id\x18\x01 \x01(\t\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\r\n\x05\x65rror\x18\x05 \x01(\t\x12\r\n\x05\x65poch\x18\x06 \x01(\r\x12\x0c\n\x04step\x18\x07 \x01(\x04*h\n\x05\x41\x63tor\x12\x15\n\x11\x41\x43TOR_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TOR_TAMIYO\x10\x01\x12\x11\n\rACTOR_KASMINA\x10\x02\x12\x11\n\rACTOR_TOLARIA\x10\x03\x12\x10\n\x0c\x41\x43TOR_PERSON\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,8 +34,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._loaded_options = None
   _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._serialized_options = b'8\001'
-  _globals['_ACTOR']._serialized_start=1191
-  _globals['_ACTOR']._serialized_end=1277
+  _globals['_ACTOR']._serialized_start=1378
+  _globals['_ACTOR']._serialized_end=1482
   _globals['_GERMINATE']._serialized_start=64
   _globals['_GERMINATE']._serialized_end=277
   _globals['_ADVANCE']._serialized_start=279
@@ -50,10 +50,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESUME']._serialized_end=445
   _globals['_ROLLBACK']._serialized_start=447
   _globals['_ROLLBACK']._serialized_end=500
-  _globals['_OPTIMIZERCHANGE']._serialized_start=502
-  _globals['_OPTIMIZERCHANGE']._serialized_end=621
-  _globals['_ADAPTATIONCOMMAND']._serialized_start=624
-  _globals['_ADAPTATIONCOMMAND']._serialized_end=1189
-  _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._serialized_start=1133
-  _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._serialized_end=1179
+  _globals['_CHECKPOINT']._serialized_start=502
+  _globals['_CHECKPOINT']._serialized_end=514
+  _globals['_OPTIMIZERCHANGE']._serialized_start=516
+  _globals['_OPTIMIZERCHANGE']._serialized_end=635
+  _globals['_ADAPTATIONCOMMAND']._serialized_start=638
+  _globals['_ADAPTATIONCOMMAND']._serialized_end=1249
+  _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._serialized_start=1193
+  _globals['_ADAPTATIONCOMMAND_NUMBERSENTRY']._serialized_end=1239
+  _globals['_COMMANDRESULT']._serialized_start=1251
+  _globals['_COMMANDRESULT']._serialized_end=1376
 # @@protoc_insertion_point(module_scope)

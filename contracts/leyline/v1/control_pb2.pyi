@@ -14,10 +14,12 @@ class Actor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ACTOR_TAMIYO: _ClassVar[Actor]
     ACTOR_KASMINA: _ClassVar[Actor]
     ACTOR_TOLARIA: _ClassVar[Actor]
+    ACTOR_PERSON: _ClassVar[Actor]
 ACTOR_UNSPECIFIED: Actor
 ACTOR_TAMIYO: Actor
 ACTOR_KASMINA: Actor
 ACTOR_TOLARIA: Actor
+ACTOR_PERSON: Actor
 
 class Germinate(_message.Message):
     __slots__ = ("slot", "kernel_artifact_id", "blueprint", "blend", "objective", "alpha_schedule", "tags")
@@ -77,6 +79,10 @@ class Rollback(_message.Message):
     checkpoint_epoch: int
     def __init__(self, seed_id: _Optional[str] = ..., checkpoint_epoch: _Optional[int] = ...) -> None: ...
 
+class Checkpoint(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class OptimizerChange(_message.Message):
     __slots__ = ("learning_rate_scale", "weight_decay")
     LEARNING_RATE_SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -86,7 +92,7 @@ class OptimizerChange(_message.Message):
     def __init__(self, learning_rate_scale: _Optional[float] = ..., weight_decay: _Optional[float] = ...) -> None: ...
 
 class AdaptationCommand(_message.Message):
-    __slots__ = ("command_id", "run", "epoch", "actor", "reason", "numbers", "germinate", "advance", "cancel", "cull", "pause", "resume", "rollback", "optimizer_change")
+    __slots__ = ("command_id", "run", "epoch", "actor", "reason", "numbers", "germinate", "advance", "cancel", "cull", "pause", "resume", "rollback", "optimizer_change", "checkpoint")
     class NumbersEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -108,6 +114,7 @@ class AdaptationCommand(_message.Message):
     RESUME_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_CHANGE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     command_id: str
     run: str
     epoch: int
@@ -122,4 +129,23 @@ class AdaptationCommand(_message.Message):
     resume: Resume
     rollback: Rollback
     optimizer_change: OptimizerChange
-    def __init__(self, command_id: _Optional[str] = ..., run: _Optional[str] = ..., epoch: _Optional[int] = ..., actor: _Optional[_Union[Actor, str]] = ..., reason: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., germinate: _Optional[_Union[Germinate, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., cull: _Optional[_Union[Cull, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ..., optimizer_change: _Optional[_Union[OptimizerChange, _Mapping]] = ...) -> None: ...
+    checkpoint: Checkpoint
+    def __init__(self, command_id: _Optional[str] = ..., run: _Optional[str] = ..., epoch: _Optional[int] = ..., actor: _Optional[_Union[Actor, str]] = ..., reason: _Optional[str] = ..., numbers: _Optional[_Mapping[str, float]] = ..., germinate: _Optional[_Union[Germinate, _Mapping]] = ..., advance: _Optional[_Union[Advance, _Mapping]] = ..., cancel: _Optional[_Union[Cancel, _Mapping]] = ..., cull: _Optional[_Union[Cull, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., rollback: _Optional[_Union[Rollback, _Mapping]] = ..., optimizer_change: _Optional[_Union[OptimizerChange, _Mapping]] = ..., checkpoint: _Optional[_Union[Checkpoint, _Mapping]] = ...) -> None: ...
+
+class CommandResult(_message.Message):
+    __slots__ = ("command_id", "run", "applied", "reason", "error", "epoch", "step")
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    command_id: str
+    run: str
+    applied: bool
+    reason: str
+    error: str
+    epoch: int
+    step: int
+    def __init__(self, command_id: _Optional[str] = ..., run: _Optional[str] = ..., applied: _Optional[bool] = ..., reason: _Optional[str] = ..., error: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ...) -> None: ...
