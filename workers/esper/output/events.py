@@ -34,6 +34,7 @@ class Kind(enum.StrEnum):
     KERNEL = "kernel"
     ROLLBACK = "rollback"
     CHECKPOINT = "checkpoint"
+    COMMAND = "command"
     WARNING = "warning"
     RUN_FINISHED = "run_finished"
 
@@ -346,6 +347,22 @@ class EventLog:
     def checkpoint(self, *, epoch: int, step: int, path: str, size: int, seconds: float) -> None:
         """A checkpoint of ``size`` bytes is durable."""
         self.append(Kind.CHECKPOINT, epoch=epoch, step=step, path=path, size=size, seconds=seconds)
+
+    def command(
+        self, *, epoch: int, step: int, command: str, action: str, by: str, seed: str, applied: bool, reason: str
+    ) -> None:
+        """A person's command was taken up; ``by`` is who signed it."""
+        self.append(
+            Kind.COMMAND,
+            epoch=epoch,
+            step=step,
+            command=command,
+            action=action,
+            by=by,
+            seed=seed,
+            applied=applied,
+            reason=reason,
+        )
 
     def warning(self, *, epoch: int, step: int, text: str) -> None:
         """Something the user should know that did not stop the run."""

@@ -124,6 +124,16 @@ class Recorder:
         if self._events is not None:
             self._events.kernel(epoch=self.epoch, step=self.step, **fields)
 
+    def command(self, command: str, action: str, by: str, seed: str, applied: bool, reason: str) -> None:
+        """A person's command was taken up."""
+        if self._events is not None:
+            self._events.command(
+                epoch=self.epoch, step=self.step, command=command, action=action, by=by, seed=seed, applied=applied,
+                reason=reason,
+            )  # fmt: skip
+        done = "done" if applied else "refused"
+        self.progress.message(f"{action}{f' {seed}' if seed else ''} by {by}: {done}: {reason}")
+
     def warning(self, text: str) -> None:
         """Something the user should know."""
         if self._events is not None:

@@ -30,6 +30,7 @@ from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.governor import Governor, Watchdog
 from esper.tolaria.history import Best, History
 from esper.tolaria.line import EpochStats, Line, Stopped
+from esper.tolaria.outside import Outside
 from esper.tolaria.probe import Prober
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.schedule import Progress as ScheduleProgress
@@ -107,6 +108,7 @@ class Trainer:
             0 if self.spec.controller.placement == "GradientNorm" else self.spec.controller.probe_steps,
         )  # fmt: skip
         self.settler = Settler(self)
+        self.outside = Outside(self)
         self.out = out
         self.commits = commits or (Committer(DirectoryStore(out, self.spec.checkpoints.keep)) if out else None)
         self.committed = 0
@@ -137,17 +139,19 @@ class Trainer:
         watchdog = Watchdog(2 * self.spec.governor.step_timeout_seconds)
         try:
             self._good = self._good or self.state()
+            self.outside.rest(self._stop)
             for epoch, progress in self.epochs():
                 try:
                     watchdog.arm(True)
                     stats = self.advance(epoch, progress, watchdog)
                     watchdog.arm(False)
                     self.observe(epoch, stats)
-                    orders = self.settler.settle()
+                    orders = [*self.outside.heed(), *self.settler.settle()]
                     self.commit(orders)
                 except FAULTS as fault:
                     watchdog.arm(False)
                     self.roll_back(fault)
+                self.outside.rest(self._stop)
             self.settler.finish()
             self.commit([])
             self._await_commits(stopping=False)
@@ -211,13 +215,14 @@ class Trainer:
         metric = seen.metrics[self.task.metric]
         self.history.add_epoch(stats.loss, seen.loss, metric)
         self._keep_best(epoch, seen.loss, metric)
+        seconds = sum(stats.step_seconds) + time.perf_counter() - began
+        self.outside.saw_epoch(stats, seconds)
         self.recorder.at(epoch, self.line.step)
         self.recorder.epoch_done(
             {
                 "train_loss": stats.loss, "controller_loss": seen.loss, "controller_metric": metric,
                 "learning_rate": stats.learning_rate,
-                "seconds": sum(stats.step_seconds) + time.perf_counter() - began,
-                "parameters": self.line.parameters, "flops": self.flops_by_purpose(),
+                "seconds": seconds, "parameters": self.line.parameters, "flops": self.flops_by_purpose(),
                 "seeds_by_stage": self.bank.stage_counts(),
                 "median_step_ms": statistics.median(stats.step_seconds) * 1e3 if stats.step_seconds else None,
                 "longest_step_ms": max(stats.step_seconds) * 1e3 if stats.step_seconds else None,
@@ -288,6 +293,7 @@ class Trainer:
                 "statistics": self.statistics, "governor": self.governor.to_dict(),
                 "controller": self.controller.state_dict(), "settler": self.settler.to_dict(),
                 "sequence": self.sealer.sequence, "portfolio": self.shelf.to_dict(), "commit": self.committed,
+                "outside": self.outside.to_dict(),
             },
         )  # fmt: skip
 
@@ -322,6 +328,7 @@ class Trainer:
             return None
         state = RunState.of(checkpoint)
         self.restore(state)
+        self.outside.load(state.meta["outside"])
         self._good = state
         return int(checkpoint.state["events_offset"])
 
@@ -344,7 +351,7 @@ class Trainer:
     def commit(self, orders: list[dict[str, Any]], whole_epoch: bool = True) -> None:
         """Make the epoch durable, checkpoint and journal in one; only then is anything told to others."""
         due = self.epoch % self.spec.checkpoints.every_epochs == 0 or self.epoch == self.spec.training.epochs
-        durable = self.commits is not None and (due or not whole_epoch)
+        durable = self.commits is not None and (due or not whole_epoch or self.outside.owes)
         self.committed += durable
         state = self.state()
         state.meta["events_offset"] = self.recorder.commit()
@@ -355,9 +362,11 @@ class Trainer:
         entry = {
             "commit": self.committed, "epoch": self.epoch, "step": state.meta["step"], "orders": orders,
             "arrived": sorted(a for a, epoch in self.history.offered.items() if epoch == self.epoch),
+            **self.outside.entry(),
         }  # fmt: skip
         logs = {EVENTS_FILE: state.meta["events_offset"]} if self.recorder.out else {}
-        self.commits.put(pack(state.tensors, state.meta, entry, logs), stop=self._stop)
+        then = self.outside.committed(self.committed, entry)
+        self.commits.put(pack(state.tensors, state.meta, entry, logs), then, self._stop)
         self._note_stored()
 
     def _await_commits(self, stopping: bool) -> None:
@@ -391,6 +400,7 @@ class Trainer:
         if state is None:
             raise Diverged(f"{fault}, and there is no good state to return to") from fault
         self.restore(state)
+        self.outside.undone()
         # compute that was burnt stays booked, whatever came of it
         self.ledger = self.prober.ledger = spent
         self.history.rollbacks = rollbacks
