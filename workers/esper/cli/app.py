@@ -58,6 +58,17 @@ class SchemaOf(StrEnum):
     SUMMARY = "Summary"
 
 
+class CtlAction(StrEnum):
+    """What a run can be told from outside."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    CHECKPOINT = "checkpoint"
+    CANCEL = "cancel"
+    CULL = "cull"
+    STATUS = "status"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -137,6 +148,92 @@ def run(
         file, out, "json" if as_json else "plain" if plain else "auto", overrides or (),
         resume=resume, library=library, control=control, checkpoints=checkpoints,
     )  # fmt: skip
+
+
+@app.command()
+@guarded
+def train(
+    file: Annotated[
+        Path, typer.Option("--manifest", "-m", metavar="FILE", help="The resolved TrainingRun manifest, YAML or JSON.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Output directory; scratch, when there is a bucket.")
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Settings as YAML. ESPER_TRAIN_… variables win over it."),
+    ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoints",
+            metavar="URL",
+            help="Keep checkpoints in a bucket, s3://BUCKET/PREFIX. [dim]default: the setting, or DIR[/dim]",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train as a process of an installation.
+
+    The library is a service, kernels come from the pools, news go to the
+    broker and people's commands come from there. Logs are JSON lines;
+    /healthz, /readyz, /metrics and /api/v1/system/status are served.
+
+    Started again it goes on from its checkpoint by itself, on any machine
+    that reaches the bucket. SIGTERM: a checkpoint is stored, then 0.
+
+    [bold]Example[/bold]
+
+      esper train -m run.yaml -o /scratch --checkpoints s3://runs/mnist1d
+    """
+    from esper.cli.train import train_manifest
+
+    train_manifest(file, out, config, checkpoints)
+
+
+@app.command()
+@guarded
+def ctl(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+    action: Annotated[
+        CtlAction, typer.Argument(metavar="COMMAND", help="pause, resume, checkpoint, cancel, cull or status.")
+    ],
+    seed: Annotated[str, typer.Argument(metavar="[SEED]", help="For cancel and cull, such as blocks.0/0.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Kept with the command in the run's journal.")] = "",
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Settings as YAML. ESPER_CTL_… variables win over it."),
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the answer; epochs may be long.")
+    ] = 120.0,
+    at: Annotated[
+        str, typer.Option("--at", metavar="URL", help="The trainer's HTTP address, for status.")
+    ] = "http://127.0.0.1:8470",
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", metavar="FILE", help="Bearer token, for status.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Command a run that trains elsewhere, or ask how it is.
+
+    Commands are signed with your key, taken up at the end of the run's
+    epoch, and answered once their effect is in a checkpoint. A command
+    that the seed's lifecycle does not allow is refused, with the reason.
+
+    [bold]Examples[/bold]
+
+      esper ctl mnist1d pause --config ctl.yaml
+      esper ctl mnist1d cull blocks.0/0 --reason "loss goes up"
+      esper ctl mnist1d status --at http://127.0.0.1:8470
+    """
+    from esper.cli.train import send, show_status
+
+    if action is CtlAction.STATUS:
+        show_status(at, token_file, as_json)
+    else:
+        send(run_name, action.value, seed, reason, config, timeout)
 
 
 @app.command()

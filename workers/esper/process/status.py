@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from hmac import compare_digest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -32,6 +33,8 @@ class StatusServer:
         live, ready: looked at, at most once a second, when somebody asks; either may grow later on.
         host, port: where to listen; port 0 takes a free one.
 
+    More pages come by :meth:`add`, each behind a token.
+
     Raises:
         BadInput: the address can't be listened on.
     """
@@ -56,6 +59,16 @@ class StatusServer:
             raise BadInput(f"{host}:{port}: can't be listened on: {error}; set http_host and http_port") from error
         self.host, self.port = str(self._server.server_address[0]), int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="esper-status", daemon=True).start()
+
+    def add(self, path: str, say: Callable[[], Mapping[str, Any]], token: Callable[[], str] | None) -> None:
+        """Serve what ``say`` returns as JSON to who has the bearer token; without one, to this machine only.
+
+        ``token`` is asked at every request, so that it may be renewed. It may raise an ``EsperError``: then nobody gets
+        an answer.
+        """
+        open_to_all = token is None and self.host in ("127.0.0.1", "::1")
+        self._server.guarded[path] = None if open_to_all else token or _nobody
+        self._pages[path] = lambda: (200, "application/json", json.dumps(say()).encode() + b"\n")
 
     def close(self) -> None:
         """Stop listening."""
@@ -87,6 +100,10 @@ class _Looked:
         return status, "application/json", json.dumps(seen, sort_keys=True).encode() + b"\n"
 
 
+def _nobody() -> str:
+    return ""
+
+
 def _state(look: Look) -> str:
     try:
         look()
@@ -100,6 +117,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], pages: Mapping[str, Callable[[], tuple[int, str, bytes]]]) -> None:
         self.pages = pages
+        self.guarded: dict[str, Callable[[], str] | None] = {}
         super().__init__(address, _Handler)
 
 
@@ -108,13 +126,29 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_GET(self) -> None:
-        page = self.server.pages.get(self.path.partition("?")[0])
-        status, kind, body = (404, "text/plain", b"not found\n") if page is None else page()
+        path = self.path.partition("?")[0]
+        page = self.server.pages.get(path)
+        if page is None:
+            status, kind, body = 404, "text/plain", b"not found\n"
+        elif not self._may_see(self.server.guarded.get(path)):
+            status, kind, body = 401, "text/plain", b"a bearer token is needed; see status_token_file\n"
+        else:
+            status, kind, body = page()
         self.send_response_only(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _may_see(self, token: Callable[[], str] | None) -> bool:
+        if token is None:
+            return True
+        shown = self.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        try:
+            known = token().encode()
+        except EsperError:
+            return False
+        return bool(known) and compare_digest(shown, known)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Probes come every few seconds; they are not worth a line each."""

@@ -43,6 +43,8 @@ class Outside:
         self.herald: Herald | None = None
         self.hardware = ""
         self.paused = self._paused_before = False
+        self.seeds: list[dict[str, Any]] = []
+        """The seeds as they were committed last, for who asks from another thread."""
         self._token = secrets.token_hex(8)
         """Tells the messages of this run from those of another one with its name."""
         self._told = 0
@@ -89,7 +91,19 @@ class Outside:
         herald, fleeting = self.herald, self._fleeting
         self._news, self._fleeting, self._owed = [], [], []
         self._paused_before = self.paused
+        self.look()
         return lambda: herald.release(number, entry["news"], fleeting) if herald is not None else None
+
+    def look(self) -> None:
+        """Take down how the seeds are."""
+        self.seeds = [
+            {
+                "seed": seed.id, "slot": seed.slot, "stage": seed.stage.name, "blueprint": seed.blueprint,
+                "kernel": seed.artifact_id, "alpha": round(seed.alpha, 6), "ready": seed.ready,
+                "reason": seed.reason, "since_epoch": seed.entered_epoch,
+            }
+            for seed in self._trainer.bank.seeds.values()
+        ]  # fmt: skip
 
     # -- heeding -----------------------------------------------------------------------------------------------------
 
@@ -176,6 +190,7 @@ class Outside:
 
     def begin(self) -> None:
         """Begin to listen and to tell; what was committed and not confirmed is told again."""
+        self.look()
         if self.herald is not None:
             self.herald.open(self._told, self._trainer.committed)
         if self.desk is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.output import Control, Progress, Silent, Summary
 from esper.output.report import write_report
 from esper.persist import save_model
-from esper.tamiyo import FieldReportLog, TamiyoController
+from esper.tamiyo import FieldReport, FieldReportLog, TamiyoController
 from esper.tamiyo.reports import deliver
 from esper.tasks import Task, load_task
 from esper.tolaria.device import pick_device, set_threads
@@ -33,13 +33,15 @@ from esper.tolaria.recorder import Recorder
 from esper.tolaria.store import BucketStore, Committer
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
-from esper.urza import Library, SqlLibrary
+from esper.urza import Library, LibraryUnavailable, SqlLibrary
 from esper.weatherlight.beside import KernelProcess
+from esper.weatherlight.kernels import Kernels, Prepared
 from esper.weatherlight.outdir import MANIFEST, OutputDirectory
 from esper.weatherlight.pools import KernelService
 from esper.weatherlight.shelf import RunShelf
-from esper.weatherlight.stopping import StopRequest
+from esper.weatherlight.stopping import StopAsked, StopRequest
 from esper.weatherlight.wanted import check_usable, designs
+from leyline.interface import Interface
 from leyline.resources import TrainingRun
 from leyline.resources.enums import PolicyName
 
@@ -116,40 +118,78 @@ class Session:
     shelf: RunShelf | None = None
     _events_offset: int | None = None
 
-    def prepare(self, resume: bool, stop: StopRequest) -> Trainer:
+    def prepare(self, resume: bool, stop: StopAsked) -> Trainer:
         """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels."""
         spec = self.manifest.spec
         set_threads(spec.training.threads)
         task, bank = self.given or self.host()
         recorder = Recorder(self.out, self.progress)
-        library = SqlLibrary.open(self.library_root)
-        self.stack.callback(library.close)
-        self.library = library
+        self.library = library = self.open_library()
         grows = str(spec.controller.policy) != "Never"
-        # While training waits for kernels, nothing is lost by building on every core.
-        builders = min(4, os.cpu_count() or 1) if str(spec.kernels.prepare) == "BeforeTraining" else None
-        service = KernelService(library, self.library_root, spec.kernels, processes=builders)
-        self.stack.callback(service.close)
+        device = str(bank_device(bank))
+        service = self.open_kernels(library, device)
         interfaces = {name: slot.interface for name, slot in bank.slots.items()}
         self.shelf = shelf = RunShelf(
-            library, service, interfaces, spec, hardware_target(str(bank_device(bank))), toolchain_hash()
+            library, service, interfaces, spec, hardware_target(device), toolchain_hash(), away=self.away
         )
-        reports = deliver(FieldReportLog(self.library_root / "field-reports.jsonl"), library)
-        controller = self.controller or TamiyoController(spec, library, on_report=reports)
+        controller = self.controller or TamiyoController(spec, library, on_report=self.reports(library))
         trainer = Trainer(
             self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None,
             commits=self.commits,
         )  # fmt: skip
         if trainer.commits is not None:
             trainer.commits.say = recorder.warning
+        self.join(trainer)
         checkpoint = trainer.newest() if resume else None
         if checkpoint is not None:
             shelf.load(checkpoint.state["portfolio"])
         if grows:
             self.kernels(service, list(dict.fromkeys(interfaces.values())), shelf, stop)
-        if checkpoint is not None:
-            self._events_offset = trainer.resume(checkpoint)
+        if resume:
+            # Without a checkpoint the run begins anew, and with it its log.
+            self._events_offset = trainer.resume(checkpoint) if checkpoint is not None else 0
         return trainer
+
+    # -- what is another in an installation of several processes ------------------------------------------------------
+
+    away: Callable[[LibraryUnavailable], object] | None = None
+    """Told that the library can't be asked while the run goes on; if None, that ends the run."""
+
+    def open_library(self) -> Library:
+        """The library, closed with the session."""
+        library = SqlLibrary.open(self.library_root)
+        self.stack.callback(library.close)
+        return library
+
+    def open_kernels(self, library: Library, device: str) -> Kernels:
+        """Who makes kernels, closed with the session."""
+        spec = self.manifest.spec.kernels
+        # While training waits for kernels, nothing is lost by building on every core.
+        builders = min(4, os.cpu_count() or 1) if str(spec.prepare) == "BeforeTraining" else None
+        service = KernelService(library, self.library_root, spec, processes=builders)
+        self.stack.callback(service.close)
+        return service
+
+    def ask_beside(
+        self, service: Kernels, interfaces: list[Interface], names: list[str], strategies: list[str]
+    ) -> Prepared:
+        """Have a portfolio made while training goes on."""
+        prepared = service.enter(interfaces, names, strategies)
+        beside = KernelProcess(
+            self.library_root, self.manifest.spec.kernels, lambda words: self.progress.message(words, "warning")
+        )
+        self.stack.callback(beside.close)
+        beside.request(interfaces, names, strategies)
+        return prepared
+
+    def reports(self, library: Library) -> Callable[[FieldReport], None]:
+        """Who is told how each seed did."""
+        return deliver(FieldReportLog(self.library_root / "field-reports.jsonl"), library)
+
+    def join(self, trainer: Trainer) -> None:
+        """The trainer is made and nothing of it restored yet."""
+
+    # ------------------------------------------------------------------------------------------------------------------
 
     def host(self) -> tuple[Task, SeedBank]:
         """The task and its wrapped model."""
@@ -162,7 +202,7 @@ class Session:
         return task, wrap(task.model, spec.slots, sample.to(device), spec=spec)
 
     def kernels(
-        self, service: KernelService, interfaces: list[Any], shelf: RunShelf, stop: StopRequest
+        self, service: Kernels, interfaces: list[Interface], shelf: RunShelf, stop: Callable[[], bool]
     ) -> None:  # fmt: skip
         """Ask for the portfolio; wait for it, or let it arrive while training goes on."""
         spec = self.manifest.spec.kernels
@@ -178,16 +218,13 @@ class Session:
             prepared = service.prepare(interfaces, names, strategies, self.progress.kernel, stop)
             shelf.wait_seconds += time.monotonic() - waited
         else:
-            prepared = service.enter(interfaces, names, strategies)
-            beside = KernelProcess(self.library_root, spec, lambda words: self.progress.message(words, "warning"))
-            self.stack.callback(beside.close)
-            beside.request(interfaces, names, strategies)
+            prepared = self.ask_beside(service, interfaces, names, strategies)
         self.unavailable = prepared.unavailable
         for strategy, why in prepared.unavailable.items():
             self.progress.message(f"strategy {strategy} is not available here ({why}); fast is used", "warning")
         self.verdicts = list(prepared.artifacts)
 
-    def train(self, trainer: Trainer, resume: bool, stop: StopRequest) -> tuple[str, str]:
+    def train(self, trainer: Trainer, resume: bool, stop: StopAsked) -> tuple[str, str]:
         """Train to the end, or to whatever ends it; returns phase and reason."""
         recorder = trainer.recorder
         recorder.open(trainer.task.metric, self._events_offset, trainer.line.step)
@@ -212,7 +249,7 @@ class Session:
             return "Failed", str(error)
         return "Completed", "the budget is spent"
 
-    def control(self, trainer: Trainer, stop: StopRequest) -> Control | None:
+    def control(self, trainer: Trainer, stop: StopAsked) -> Control | None:
         """Train the host without growth on as many FLOPs as the run has spent; None when asked to stop meanwhile."""
         self.progress.phase("training the control that never grows")
         spec = self.manifest.spec

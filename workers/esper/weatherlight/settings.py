@@ -1,4 +1,4 @@
-"""What each process of the kernel pipeline has to be told besides what every process is."""
+"""What each process of an installation has to be told besides what every process is."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from esper.oona.pulsar.settings import PulsarSettings
 from esper.process import ProcessSettings
+from esper.settings import Settings
+from esper.tolaria.store.settings import CheckpointSettings
 
 
 class PoolSettings(ProcessSettings):
@@ -56,3 +59,32 @@ class DispatchSettings(ProcessSettings):
     sweep_grace_seconds: float = Field(
         default=86_400.0, ge=60, description="Seconds for which a sweep leaves alone what nobody needs."
     )
+
+
+class TrainSettings(ProcessSettings):
+    """Settings of ``esper train``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_TRAIN_")
+
+    checkpoints: CheckpointSettings = Field(description="Where checkpoints are kept, if not in the output directory.")
+    public_keys_file: Path = Field(
+        description="Whose kernels are run: `public.json` of the pools' `keygen`; never a private key."
+    )
+    cache_dir: Path = Field(description="Directory for fetched kernels; several runs on a machine may share it.")
+    status_token_file: Path | None = Field(
+        default=None, description="File with the bearer token of the status page. None: loopback may see it, no other."
+    )
+    tell_seconds: float = Field(
+        default=300.0, ge=0, le=86_400,
+        description="Seconds a finished run waits for the broker to take its last reports; then it ends with 3.",
+    )  # fmt: skip
+
+
+class CtlSettings(Settings):
+    """Settings of ``esper ctl``."""
+
+    model_config = SettingsConfigDict(env_prefix="ESPER_CTL_")
+
+    pulsar: PulsarSettings = Field(description="The broker.")
+    bus_key_file: Path = Field(description="Your key, which speaks for `person`; `esper oona keygen` makes it.")
+    bus_trust_dir: Path = Field(description="Folder of the public keys whose answers are believed.")

@@ -5,7 +5,16 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Protocol, Self
+
+
+class StopAsked(Protocol):
+    """Asked between two steps whether to stop; ``by`` is the signal that said so."""
+
+    by: signal.Signals | None
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
 
 
 class StopRequest:
