@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 GROWTH = 1.25
-"""A program's memory in the last third of the time, against the middle one, that still counts as flat."""
+"""The peak of a program's memory in the last third of the time, against that before, that still counts as flat."""
 GROWTH_MB = 40.0
-"""And what may be added in any case: programs that are killed are not of the same age in both."""
+"""And what may be added in any case: few are measured at the moment of their peak."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Report:
     def swollen(self) -> list[str]:
         """Programs whose memory grew."""
         return [
-            f"{name}: {seen['middle']:.0f} MB in the middle third, {seen['last']:.0f} MB in the last"
+            f"{name}: {seen['before']:.0f} MB at most, then {seen['last']:.0f} MB in the last third"
             for name, seen in self.memory.items()
-            if seen["last"] > GROWTH * seen["middle"] and seen["last"] > seen["middle"] + GROWTH_MB
+            if seen["last"] > GROWTH * seen["before"] and seen["last"] > seen["before"] + GROWTH_MB
         ]
 
     @property
@@ -72,12 +72,12 @@ class Report:
             *(f"  - {problem}" for problem in self.problems),
             f"- Memory: {'flat' if not self.swollen else 'grew: ' + '; '.join(self.swollen)}.",
             "",
-            "| program | kills | longest until it worked again | memory, middle third | last third | peak |",
+            "| program | kills | longest until it worked again | memory, median | peak before the last third | in it |",
             "| --- | --- | --- | --- | --- | --- |",
         ]  # fmt: skip
         for name in sorted({*self.kills, *self.memory}):
             seen = self.memory.get(name)
-            memory = [f"{seen[key]:.0f} MB" for key in ("middle", "last", "peak")] if seen else ["–"] * 3
+            memory = [f"{seen[key]:.0f} MB" for key in ("median", "before", "last")] if seen else ["–"] * 3
             down = self.longest_down.get(name)
             lines.append(
                 f"| {name} | {self.kills.get(name, 0)} | {f'{down:.1f} s' if down else '–'} | {' | '.join(memory)} |"

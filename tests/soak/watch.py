@@ -18,14 +18,14 @@ EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one program and its children, in MB: median of the middle and last third of the time, and the peak.
+    """Memory of one program and its children, in MB: the median, and the peaks before and in the last third of the time.
 
-    The first third is left out: a program that was just started has not seen all of its work yet.
+    Programs are killed and so begin again with little: what they have in between says nothing, but peaks would rise.
     """
 
-    middle: float
+    median: float
+    before: float
     last: float
-    peak: float
     samples: int
 
 
@@ -76,9 +76,6 @@ def _proportional(pid: int) -> float:
 
 
 def summary(samples: list[float]) -> Memory:
-    """Middle and last third, and peak, of memory over time."""
+    """Median and peaks of memory over time."""
     third = max(1, len(samples) // 3)
-    return Memory(
-        statistics.median(samples[third:-third] or samples), statistics.median(samples[-third:]), max(samples),
-        len(samples),
-    )  # fmt: skip
+    return Memory(statistics.median(samples), max(samples[:-third] or samples), max(samples[-third:]), len(samples))
