@@ -41,7 +41,7 @@ def work(
     """
     with extra("worker", "a pool worker"):
         from esper.process import load_settings
-        from esper.weatherlight.serving import work_tezzeret
+        from esper.weatherlight.pooling import work_tezzeret
         from esper.weatherlight.settings import TezzeretSettings
 
         options = (("processes", processes), ("idle_exit_seconds", idle_exit))

@@ -40,7 +40,7 @@ def work(
     """
     with extra("worker", "a pool worker"):
         from esper.process import load_settings
-        from esper.weatherlight.serving import work_urabrask
+        from esper.weatherlight.pooling import work_urabrask
         from esper.weatherlight.settings import UrabraskSettings
 
         options = (("idle_exit_seconds", idle_exit),)

@@ -5,7 +5,8 @@
                                         benchmark workers ─────┘◄── work.urabrask.benchmark ┘
 
 Everything is a message on the bus and a state in the library. What is unfinished when a process ends is asked for again
-by the next one, from the state alone. The same workers and dispatcher run as processes of their own (``serving``).
+by the next one, from the state alone. The same workers run as processes of their own (``pooling``), and so does the
+dispatcher (``serving``).
 """
 
 from __future__ import annotations
