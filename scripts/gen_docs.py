@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from leyline.lifecycle import STAGES, TRANSITIONS, Gate, Stage, Transition, allowed
 from leyline.topics import DAY, HOUR, MINUTE, TOPICS
@@ -160,6 +161,53 @@ def service_settings() -> str:
     )
 
 
+def process_settings() -> str:
+    """Return the table of what every process is told."""
+    from esper.process.settings import ProcessSettings
+
+    return table(
+        ("setting", "default", "what it is"),
+        [
+            (f"`{name}`", "(required)" if field.is_required() else _default(field.default), field.description or "")
+            for name, field in ProcessSettings.model_fields.items()
+        ],
+    )
+
+
+def library_settings() -> str:
+    """Return the table of how the library's service is reached."""
+    from esper.urza.client.settings import LibrarySettings
+
+    return _own_settings(LibrarySettings)
+
+
+def organ_settings() -> str:
+    """Return the table of what each process of the kernel pipeline is told besides."""
+    from esper.process.settings import ProcessSettings
+    from esper.weatherlight.settings import DispatchSettings, TezzeretSettings, UrabraskSettings
+
+    return _own_settings(TezzeretSettings, UrabraskSettings, DispatchSettings, without=ProcessSettings)
+
+
+def _own_settings(*kinds: Any, without: Any = None) -> str:
+    """Each kind's fields with their variables."""
+    common = set() if without is None else set(without.model_fields)
+    return table(
+        ("setting", "environment", "default", "what it is"),
+        [
+            (
+                f"`{name}`",
+                f"`{kind.prefix()}{name.upper()}`",
+                "(required)" if field.is_required() else _default(field.default),
+                field.description or "",
+            )
+            for kind in kinds
+            for name, field in kind.model_fields.items()
+            if name not in common
+        ],
+    )
+
+
 def _default(value: object) -> str:
     shown = value.get_secret_value() if hasattr(value, "get_secret_value") else value
     return f"`{shown}`" if shown not in ("", None, {}, ()) else "–"
@@ -243,6 +291,11 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "operator-reasons": operator_reasons,
         "operator-settings": operator_settings,
         "operator-permissions": operator_permissions,
+    },
+    "docs/processes.md": {
+        "process-settings": process_settings,
+        "library-settings": library_settings,
+        "organ-settings": organ_settings,
     },
     "docs/oona.md": {"topics": topics, "pulsar-settings": pulsar_settings},
 }
