@@ -18,7 +18,7 @@ EVERY_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one program and its children, in MB: the median, and the peaks before and in the last third of the time.
+    """Memory of a program and its children, in MB: the median, and the peaks before and in the last third of the time.
 
     Programs are killed and so begin again with little: what they have in between says nothing, but peaks would rise.
     """
