@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from esper.errors import BadInput, LibraryError, RunFailed
-from esper.oona import CircuitBreaker, InProcessBus
+from esper.oona import Backlog, Bus, CircuitBreaker, InProcessBus
 from esper.process import PartsMissing, StatusServer, preflight, status, writable
-from esper.process.metrics import BreakerCollector, BusCollector
+from esper.process.metrics import BacklogCollector, BreakerCollector, BusCollector
 from leyline.topics import CATALOG
 
 
@@ -75,6 +77,30 @@ def test_traffic_and_breakers_are_counted() -> None:
     registry.register(BreakerCollector(lambda: [breaker]))
     assert registry.get_sample_value("esper_bus_messages_total", {"outcome": "published", "kind": "report"}) == 1
     assert registry.get_sample_value("esper_breaker_open", {"to": "library"}) == 1
+
+
+def test_the_backlog_is_asked_for_now_and_then_and_may_be_away() -> None:
+    bus, registry = InProcessBus(), CollectorRegistry()
+    asked: list[int] = []
+
+    class Watched:
+        def backlog(self) -> list[Backlog]:
+            asked.append(1)
+            if len(asked) == 2:
+                raise LibraryError("away")
+            return bus.backlog()
+
+    bus.subscribe(CATALOG, "urza")
+    bus.publish(CATALOG, b"x", key="a")
+    registry.register(BacklogCollector(cast(Bus, Watched()), 0.2))
+    assert asked == [], "registering asks nobody"
+    where = {"topic": CATALOG, "subscription": "urza"}
+    for _ in range(3):
+        assert registry.get_sample_value("esper_queue_waiting", where) == 1
+    assert registry.get_sample_value("esper_queue_dead", where) == 0
+    assert len(asked) == 1
+    time.sleep(0.25)
+    assert registry.get_sample_value("esper_queue_waiting", where) is None, "what can't be had is left out"
 
 
 def test_preflight_names_everything_that_is_missing_and_tries_all_at_once(tmp_path: Path) -> None:

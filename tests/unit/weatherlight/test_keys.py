@@ -5,10 +5,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from esper.cli.app import app
 from esper.errors import BadInput
+from esper.kernel.signing import SigningKey
 from esper.urza import LibraryUnavailable
-from esper.weatherlight.keys import library_keys
+from esper.weatherlight.keys import PUBLIC, library_keys, load_public_keys, make_signing_key
 
 
 def test_keys_are_made_once_for_their_owner_only(tmp_path: Path) -> None:
@@ -57,3 +60,38 @@ def test_no_place_for_keys_says_so(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("in the way")
     with pytest.raises(LibraryUnavailable, match="keys"):
         library_keys(tmp_path)
+
+
+def test_each_pool_has_a_key_and_everybody_the_public_halves(tmp_path: Path) -> None:
+    for command, purpose in (("tezzeret", "built"), ("urabrask", "validated")):
+        made = CliRunner().invoke(app, [command, "keygen", str(tmp_path)])
+        assert (made.exit_code, made.output) == (0, f"{tmp_path / PUBLIC}\n")
+        assert stat.S_IMODE((tmp_path / f"{purpose}.pem").stat().st_mode) == 0o600
+        again = CliRunner().invoke(app, [command, "keygen", str(tmp_path)])
+        assert again.exit_code == 2
+        assert "there is a key already" in " ".join(again.output.split())
+    public = load_public_keys(tmp_path / PUBLIC)
+    assert set(public.built) == {SigningKey.load(tmp_path / "built.pem").id}
+    assert set(public.validated) == {SigningKey.load(tmp_path / "validated.pem").id}
+
+
+def test_a_new_key_leaves_the_old_one_believed(tmp_path: Path) -> None:
+    make_signing_key(tmp_path, "built")
+    (tmp_path / "built.pem").rename(tmp_path / "old.pem")
+    make_signing_key(tmp_path, "built")
+    believed = {SigningKey.load(tmp_path / name).id for name in ("old.pem", "built.pem")}
+    assert set(load_public_keys(tmp_path / PUBLIC).built) == believed
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"built": "x"}', '{"built": ["zz"]}', '{"other": []}', '{"built": 7}'])
+def test_public_keys_that_are_none_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / PUBLIC
+    with pytest.raises(BadInput, match=r"public\.json: can't be read"):
+        load_public_keys(path)
+    path.write_text(content)
+    with pytest.raises(BadInput, match=r"public\.json"):
+        load_public_keys(path)
+    if content:
+        with pytest.raises(BadInput, match=r"public\.json"):
+            make_signing_key(tmp_path, "built")
+        assert path.read_text() == content
