@@ -128,6 +128,16 @@ def test_sending_patiently_waits_for_room_and_for_the_bus_to_have_it() -> None:
         Post.in_process(cast(Bus, Full(4))).send_patiently(REQUEST, "urza", "a", threading.Event(), backoff=quick)
 
 
+def test_who_is_stopped_still_says_what_is_done_but_does_not_wait() -> None:
+    stop = threading.Event()
+    stop.set()
+    bus = Full(0)
+    Post.in_process(cast(Bus, bus)).send_patiently(REQUEST, "urza", "a", stop)
+    assert bus.sent == 1
+    with pytest.raises(BusFull):
+        Post.in_process(cast(Bus, Full(1))).send_patiently(REQUEST, "urza", "a", stop)
+
+
 def test_who_is_stopped_while_the_bus_does_not_take_it_knows() -> None:
     stop = threading.Event()
 

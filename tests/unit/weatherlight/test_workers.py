@@ -217,9 +217,9 @@ def test_work_in_hand_is_finished_or_given_up(bench: Bench) -> None:
         assert stop.wait(10)
 
     bench.builds.plan = slow
-    for worker, state in (
-        (bench.compiler(), State.PENDING_BUILD),
-        (bench.compiler(abandon=threading.Event()), State.BUILT),
+    for worker, state, said in (
+        (bench.compiler(), State.PENDING_BUILD, []),
+        (bench.compiler(abandon=threading.Event()), State.BUILT, [wire.KernelBuilt]),
     ):
         bench.post.send(request_for(bench.identity), "urza", "key")
         thread = threading.Thread(target=worker.run, args=(stop,))
@@ -229,6 +229,7 @@ def test_work_in_hand_is_finished_or_given_up(bench: Bench) -> None:
         thread.join(20)
         assert not thread.is_alive()
         assert bench.sql.record(bench.identity).state is state
+        assert [type(each) for each in bench.said()] == said
         stop.clear()
         building.clear()
 

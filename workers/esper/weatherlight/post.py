@@ -87,21 +87,20 @@ class Post:
         self, payload: Payload, role: str, key: str, stop: threading.Event, *, run: str = "",
         backoff: Backoff = _PATIENCE,
     ) -> None:  # fmt: skip
-        """Send, waiting while the queue is full, and until the bus has it; gives up when told to stop.
+        """Send, waiting while the queue is full, and until the bus has it; told to stop, it waits no longer.
 
-        Raises ``BusFull`` after the last try, ``BusUnavailable`` when told to stop while the bus does not take it.
+        Raises ``BusFull`` after the last try, ``BusUnavailable`` when told to stop before the bus has it.
         """
         failures = 0
-        while not stop.is_set():
+        while True:
             try:
                 self.send(payload, role, key, run=run)
                 break
             except BusFull:
                 failures += 1
                 wait = backoff.wait(failures)
-                if wait is None:
+                if wait is None or stop.wait(wait):
                     raise
-                stop.wait(wait)
         # Whoever answers for a message because of this one must know that it is safe.
         while left := self._bus.flush(FLUSH_SECONDS):
             if stop.is_set():
