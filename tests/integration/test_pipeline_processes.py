@@ -38,7 +38,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
 
 @pytest.fixture(scope="module")
 def dispatcher(site: Installation) -> Running:
-    return site.start("dispatcher")
+    """One that has looked into the library before the first test enters something."""
+    started = site.start("dispatcher")
+    site.until(lambda: started.ready() and '"resumed"' in started.said())
+    return started
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +202,7 @@ def test_poisonous_work_ends_as_a_dead_letter_and_is_replayed_when_the_cause_is_
 def test_forged_and_replayed_requests_are_refused_and_counted(
     site: Installation, dispatcher: Running, tmp_path: Path
 ) -> None:
-    site.until(dispatcher.ready)
+    site.library.register_blueprint("mlp", CATALOGUE["mlp"].ir, 0.1)
     before = dispatcher.metric(REFUSED)
     make_key(tmp_path, "thief", ["weatherlight"])
     thief = Post(site.bus, load_signer(tmp_path / "thief.pem"), TrustedFolder(tmp_path / "trusted"))

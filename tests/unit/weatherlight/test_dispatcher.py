@@ -14,13 +14,14 @@ from artifacts import VECTOR
 from esper.karn.catalogue import CATALOGUE
 from esper.oona import Outcome
 from esper.tezzeret import BuildRequest, BuildVerdict
-from esper.urza import FieldReport, State
-from esper.weatherlight.post import field_report_to_wire, interface_to_wire
+from esper.urza import State
+from esper.weatherlight.post import interface_to_wire
 from hands import QuickBuilds
 from leyline.identity import ArtifactId
 from leyline.interface import Interface
 from leyline.topics import BENCHMARK, CATALOG, COMPILE, PREFETCH_ERROR
 from leyline.v1 import kernels_pb2 as wire
+from leyline.v1 import telemetry_pb2 as telemetry
 from pipelines import PATIENCE, Pipeline, identity_of
 
 
@@ -232,13 +233,17 @@ def test_a_letter_that_nobody_trusted_has_sent_rejects_nothing(
 
 def test_field_reports_reach_the_library_once(pipeline: Pipeline) -> None:
     pipeline.start(workers=False)
-    report = FieldReport(
-        "report-1", "run-1", "seed-1", "low_rank", identity_of("low_rank"), "CULLED", 0.5, 0.75, {"x": 1}
-    )
+    report = telemetry.FieldReport(
+        report_id="report-1", run="run-1", seed_id="seed-1", blueprint="low_rank", outcome="OUTCOME_CULLED",
+        kernel_artifact_id=identity_of("low_rank"), metric="accuracy", metric_before=0.5, metric_after=0.75,
+        measurements={"x": 1},
+    )  # fmt: skip
     for _ in range(2):
-        pipeline.post.send(field_report_to_wire(report), "tamiyo", "low_rank")
+        pipeline.post.send(report, "tamiyo", "low_rank")
     pipeline.until(lambda: sum(pipeline.bus.counters().acknowledged.values()) == 2)
-    assert pipeline.sql.field_reports() == [report]
+    (kept,) = pipeline.sql.field_reports()
+    assert (kept.message_id, kept.outcome, kept.pre_metric, kept.post_metric) == ("report-1", "CULLED", 0.5, 0.75)
+    assert dict(kept.measurements) == {"x": 1}
 
 
 def test_the_library_is_swept_now_and_then(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from google.protobuf.message import Message as Payload
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from esper.oona import Bus, BusFull, BusUnavailable, InProcessBus, Outcome
 from esper.oona.keyfiles import TrustedFolder, load_signer, make_key
-from esper.urza import FieldReport
+from esper.tamiyo import FieldReport as Told
+from esper.tamiyo import report_message
 from esper.weatherlight.backoff import Backoff
 from esper.weatherlight.post import (
     Post,
     field_report_from_wire,
-    field_report_to_wire,
     interface_from_wire,
     interface_to_wire,
     strategy_from_wire,
@@ -150,14 +150,36 @@ def test_who_is_stopped_while_the_bus_does_not_take_it_knows() -> None:
         Post.in_process(cast(Bus, Stopping(0))).send_patiently(REQUEST, "urza", "a", stop)
 
 
-def test_field_reports_survive_the_wire() -> None:
-    full = FieldReport("id", "run", "seed", "mlp", "artifact", "CULLED", 0.0, 0.25, {"x": 1.5})
-    bare = FieldReport("id", "run", "seed", "mlp", "artifact", "FOSSILIZED")
-    for report in (full, bare):
-        carried = telemetry.FieldReport.FromString(field_report_to_wire(report).SerializeToString())
-        assert field_report_from_wire(carried) == report
-    with pytest.raises(ValueError, match="HARVESTED"):
-        field_report_to_wire(FieldReport("id", "run", "seed", "mlp", "artifact", "HARVESTED"))
+def told(**change: Any) -> Told:
+    """What a controller reports."""
+    usual = {"run": "run", "seed": "seed", "slot": "fc1", "blueprint": "mlp", "artifact_id": "artifact",
+             "outcome": "CULLED", "reason": "no gain", "germinated_epoch": 2, "finished_epoch": 5}  # fmt: skip
+    return Told(**(usual | change))
+
+
+@pytest.mark.parametrize(
+    ("report", "kept"),
+    [
+        (told(pre_metric=0.0, post_metric=0.25, measurements={"x": 1.5}), (0.0, 0.25, {"x": 1.5})),
+        (told(pre_loss=2.0, post_loss=1.5), (2.0, 1.5, {})),
+        (told(pre_metric=0.5, pre_loss=2.0, post_loss=1.5, outcome="FOSSILIZED"), (2.0, 1.5, {})),
+        (told(pre_loss=2.0), (None, None, {})),
+    ],
+)
+def test_the_library_keeps_of_a_report_over_the_bus_what_it_keeps_of_one_beside_it(
+    report: Told, kept: tuple[float | None, float | None, dict[str, float]]
+) -> None:
+    carried = telemetry.FieldReport.FromString(report_message(report, metric="accuracy").SerializeToString())
+    arrived = field_report_from_wire(carried)
+    assert (arrived.pre_metric, arrived.post_metric, dict(arrived.measurements)) == kept
+    assert (arrived.message_id, arrived.run, arrived.seed, arrived.blueprint, arrived.artifact_id, arrived.outcome) == (
+        report.id, "run", "seed", "mlp", "artifact", report.outcome,
+    )  # fmt: skip
+
+
+def test_an_outcome_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="9"):
+        field_report_from_wire(telemetry.FieldReport(outcome=9))  # type: ignore[arg-type]
 
 
 @given(

@@ -49,8 +49,14 @@ def command_message(
 
 
 def report_message(report: FieldReport, *, hardware: str = "", metric: str = "") -> telemetry_pb2.FieldReport:
-    """A field report as the message it is; ``metric`` names what the metrics measure (empty: the controller loss)."""
-    before, after = (report.pre_metric, report.post_metric) if metric else (report.pre_loss, report.post_loss)
+    """A field report as the message it is; ``metric`` names what the metrics measure.
+
+    Where there is no metric, or it was not taken, the message holds the controller loss; where that was not taken
+    either, it names no metric.
+    """
+    measured = bool(metric) and report.pre_metric is not None and report.post_metric is not None
+    before, after = (report.pre_metric, report.post_metric) if measured else (report.pre_loss, report.post_loss)
+    named = metric if measured else "" if before is None or after is None else "controller_loss"
     message = telemetry_pb2.FieldReport(
         report_id=report.id,
         run=report.run,
@@ -63,7 +69,7 @@ def report_message(report: FieldReport, *, hardware: str = "", metric: str = "")
         reason=report.reason,
         germinated_epoch=report.germinated_epoch,
         finished_epoch=report.finished_epoch,
-        metric=metric or "controller_loss",
+        metric=named,
         metric_before=before or 0.0,
         metric_after=after or 0.0,
         measurements=dict(report.measurements),

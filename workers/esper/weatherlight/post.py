@@ -153,20 +153,8 @@ def strategy_from_wire(value: wire.Strategy) -> str:
     raise ValueError(f"strategy {value} is not one")
 
 
-def field_report_to_wire(report: FieldReport) -> telemetry.FieldReport:
-    """A field report, as the library keeps it, in the contracts' terms; a metric that was not taken is not sent."""
-    sent = telemetry.FieldReport(
-        report_id=report.message_id, run=report.run, seed_id=report.seed, blueprint=report.blueprint,
-        kernel_artifact_id=report.artifact_id, outcome=f"OUTCOME_{report.outcome}",
-        measurements=dict(report.measurements),
-    )  # fmt: skip
-    if report.pre_metric is not None and report.post_metric is not None:
-        sent.metric, sent.metric_before, sent.metric_after = "metric", report.pre_metric, report.post_metric
-    return sent
-
-
 def field_report_from_wire(value: telemetry.FieldReport) -> FieldReport:
-    """The inverse of ``field_report_to_wire``; raises ``ValueError`` for an outcome there is not."""
+    """What the library keeps of a field report; raises ``ValueError`` for an outcome there is not."""
     outcome = telemetry.Outcome.Name(value.outcome).removeprefix("OUTCOME_")
     measured = bool(value.metric)
     return FieldReport(
