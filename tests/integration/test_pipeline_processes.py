@@ -112,11 +112,12 @@ def test_a_portfolio_is_certified_by_processes_that_only_share_broker_and_librar
 def test_a_compiled_kernel_waits_for_its_baseline_and_is_measured_against_it(
     site: Installation, dispatcher: Running, urabrask: Running, tmp_path: Path
 ) -> None:
-    site.start("tezzeret", "--idle-exit", "20", environment={"ESPER_CACHE_DIR": str(tmp_path)})
+    tezzeret = site.start("tezzeret", environment={"ESPER_CACHE_DIR": str(tmp_path)})
     with site.kernels("run-2") as kernels:
         prepared = kernels.prepare([Interface(Layout.VECTOR, 32)], ["low_rank"], ["standard"])
     by_strategy = {event["strategy"]: event for event in prepared.artifacts}
     assert by_strategy["fast"]["state"] == "Validated"
+    assert tezzeret.end() == 0
     # A restless machine may not settle on a ratio; a wrong pair would be rejected.
     assert by_strategy["standard"]["state"] in ("Validated", "Noisy"), by_strategy["standard"]["cause"]
 
@@ -154,8 +155,9 @@ def test_told_to_stop_it_finishes_what_it_has_in_hand(
     assert tezzeret.end() == 0
     assert State.BUILT in targets(site, first)
     assert targets(site, second) == [State.PENDING_BUILD], "what it had not begun is left to the next"
-    site.start("tezzeret", "--idle-exit", "2")
+    last = site.start("tezzeret", "--idle-exit", "2")
     site.until(lambda: {site.record(each).state for each in (first, second)} == {State.VALIDATED})
+    assert last.process.wait(60) == 0
 
 
 CRASHES = """

@@ -153,7 +153,10 @@ class Installation:
         deadline = time.monotonic() + patience
         while not what():
             if time.monotonic() > deadline:
-                raise AssertionError("\n".join(["did not happen", *(each.said()[-3000:] for each in self._running)]))
+                states = [f"{record.artifact_id}: {record.state.value}" for record in self.library.records()]
+                raise AssertionError(
+                    "\n".join(["did not happen", *states, *(each.said()[-3000:] for each in self._running)])
+                )
             time.sleep(0.1)
 
     def record(self, identity: str) -> KernelRecord:
