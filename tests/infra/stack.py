@@ -56,7 +56,7 @@ ROLES = {"dispatcher": "admin", "tezzeret": "worker", "urabrask": "worker", "tra
 """Who has a token for the library, and in which role."""
 SIGNS = {
     "dispatcher": ("urza",), "tezzeret": ("tezzeret",), "urabrask": ("urabrask",),
-    "trainer": ("tolaria", "tamiyo", "kasmina", "weatherlight"),
+    "trainer": ("tolaria", "tamiyo", "kasmina", "weatherlight"), "person": ("person",),
 }  # fmt: skip
 """Who has a key for messages, and whom it speaks for."""
 
@@ -230,9 +230,13 @@ class Stack:
         common = {name: self._process(name, facts, pulsar) for name in ROLES if name != "person"}
         for name, purpose in (("tezzeret", "built"), ("urabrask", "validated")):
             common[name]["signing_key_file"] = str(self.home / "signing" / f"{purpose}.pem")
+            common[name]["turns_dir"] = str(self.home / "work" / "turns")
             common[name]["workdir"] = str(self.home / "work" / name)
+        common["trainer"] |= {"public_keys_file": str(self.public_keys), "cache_dir": str(self.home / "work" / "cache")}
+        ctl = {name: common["trainer"][name] for name in ("pulsar", "bus_trust_dir")}
+        ctl["bus_key_file"] = str(keys / "person.pem")
         common["urabrask"]["public_keys_file"] = str(self.home / "signing" / PUBLIC)
-        return {"urza": urza, "pulsar": pulsar, **common}
+        return {"urza": urza, "pulsar": pulsar, "ctl": ctl, **common}
 
     def _process(self, name: str, facts: Mapping[str, Any], pulsar: Mapping[str, Any]) -> dict[str, Any]:
         return {

@@ -19,7 +19,8 @@ from esper.tezzeret import BuildRequest, BuildVerdict
 from esper.urza import LibraryUnavailable, SqlLibrary, State
 from esper.weatherlight.patient import PatientLibrary
 from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
-from esper.weatherlight.workers import BenchmarkWorker, CompileWorker, Quiet
+from esper.weatherlight.quiet import Quiet
+from esper.weatherlight.workers import BenchmarkWorker, CompileWorker
 from hands import AwayLibrary, QuickBenchmarks, QuickBuilds
 from leyline.identity import ArtifactId
 from leyline.topics import BENCHMARK, CATALOG, COMPILE

@@ -117,6 +117,14 @@ def run(
             help="Keep checkpoints in a bucket, s3://BUCKET/PREFIX. [dim]default: in the output directory[/dim]",
         ),
     ] = "",
+    stack: Annotated[
+        bool,
+        typer.Option(
+            "--stack",
+            help="Use the installation on this machine (`make stack`): its library, pools and broker. "
+            "ESPER_STACK names its folder. [dim]default: .stack[/dim]",
+        ),
+    ] = False,
     plain: Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live page.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines; the last one is the summary.")] = False,
     overrides: Overrides = None,
@@ -138,6 +146,7 @@ def run(
       esper run mnist1d.yaml --control     and the host never grown
       esper run mnist1d.yaml --set controller.policy=Never -o runs/control
       esper run mnist1d.yaml --checkpoints s3://runs/mnist1d
+      esper run mnist1d.yaml --stack
 
     The output directory then holds report.html, summary.json, events.jsonl,
     model/, checkpoints/ and TensorBoard files.
@@ -146,7 +155,7 @@ def run(
 
     run_manifest(
         file, out, "json" if as_json else "plain" if plain else "auto", overrides or (),
-        resume=resume, library=library, control=control, checkpoints=checkpoints,
+        resume=resume, library=library, control=control, checkpoints=checkpoints, stack=stack,
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,22 +11,31 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from esper.cli.guard import DONE, FAILED, INTERRUPTED
+from esper.cli.guard import DONE, FAILED, INTERRUPTED, extra
 from esper.cli.manifest import importable_beside, load_manifest
+from esper.errors import BadInput
 
 if TYPE_CHECKING:
     from esper.output.summary import Summary
     from esper.output.ui import Progress, Style
+    from esper.weatherlight.settings import TrainSettings
 
 #: A suspended run is no error: it was asked to stop, wrote its checkpoint and can go on.
 EXIT_CODES = {"Completed": DONE, "Suspended": DONE, "Failed": FAILED, "Interrupted": INTERRUPTED}
 
 
+STACK, HERE = "ESPER_STACK", ".stack"
+"""Variable that names the folder of an installation on this machine, and where it is otherwise."""
+
+
 def run_manifest(
     file: Path, out: Path | None, style: Style, overrides: Sequence[str], *,
     resume: bool = False, library: Path | None = None, control: bool = False, checkpoints: str = "",
+    stack: bool = False,
 ) -> None:  # fmt: skip
     """Run ``file`` into ``out`` and leave with the exit code of its phase.
+
+    With ``stack`` the library, the pools and the broker are those of the installation on this machine.
 
     Raises:
         EsperError: whatever stopped the run; the caller makes a message of it.
@@ -40,9 +50,17 @@ def run_manifest(
     progress = choose(style)
     try:
         progress.phase("loading")
-        from esper.weatherlight.run import run
+        if stack:
+            if library is not None:
+                raise BadInput("--library: an installation has its own; leave --library or --stack out")
+            settings = stack_settings(checkpoints)
+            from esper.weatherlight.pod import train
 
-        summary = run(manifest, out, resume, progress, library=library, control=control, checkpoints=checkpoints)
+            summary = train(settings, manifest, out, progress, resume=resume, control=control)
+        else:
+            from esper.weatherlight.run import run
+
+            summary = run(manifest, out, resume, progress, library=library, control=control, checkpoints=checkpoints)
     finally:
         progress.close()
     if style == "json":
@@ -52,6 +70,26 @@ def run_manifest(
     code = EXIT_CODES[summary.phase]
     if code != DONE:
         raise typer.Exit(code)
+
+
+def stack_settings(checkpoints: str = "") -> TrainSettings:
+    """How a trainer reaches the installation on this machine.
+
+    Raises:
+        BadInput: there is none, or its settings can't be used.
+    """
+    folder = Path(os.environ.get(STACK, HERE))
+    file = folder / "conf" / "trainer.yaml"
+    if not file.is_file():
+        raise BadInput(f"--stack: there is no installation in {folder}; `make stack` starts one, or set {STACK}")
+    with extra("worker", "--stack"):
+        from esper.settings import load_settings
+        from esper.tolaria.store.settings import CheckpointSettings
+        from esper.weatherlight.settings import TrainSettings
+    settings = load_settings(TrainSettings, file, what="settings of the installation")
+    place = CheckpointSettings.model_validate(settings.checkpoints.model_dump() | {"url": checkpoints})
+    # A person reads the page; the log of a process would run over it.
+    return settings.model_copy(update={"checkpoints": place, "log_level": "error"})
 
 
 def _tell(summary: Summary, out: Path, progress: Progress) -> None:

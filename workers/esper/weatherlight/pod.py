@@ -20,7 +20,7 @@ from esper.errors import BadInput, BusError, LibraryError
 from esper.kernel.hardware import hardware_target
 from esper.kernel.signing import PublicKeys
 from esper.objects.s3 import ObjectStore
-from esper.output import Summary
+from esper.output import Progress, Summary
 from esper.process import Process, writable
 from esper.tamiyo import FieldReport
 from esper.tolaria.desk import Desk
@@ -47,8 +47,19 @@ LAST_WORDS_SECONDS = 5.0
 """How long a trainer that was asked to stop waits for the broker to take its news; a resume sends them again."""
 
 
-def train(settings: TrainSettings, manifest: TrainingRun, out: Path) -> Summary:
-    """Train a run of an installation, from its checkpoint if there is one.
+def train(
+    settings: TrainSettings, manifest: TrainingRun, out: Path, progress: Progress | None = None, *,
+    resume: bool | None = None, control: bool = False,
+) -> Summary:  # fmt: skip
+    """Train a run of an installation.
+
+    Args:
+        settings: how broker, library and checkpoints are reached.
+        manifest: what to train.
+        out: the output directory.
+        progress: what a person sees; news go to the log if not given.
+        resume: go on from the checkpoint, or begin a new run in a new directory; if not given, whichever can be.
+        control: afterwards train the same host without growth on the FLOPs this run spent, for comparison.
 
     Raises:
         PartsMissing: something it needs can't be used.
@@ -74,12 +85,15 @@ def train(settings: TrainSettings, manifest: TrainingRun, out: Path) -> Summary:
         stack.callback(commits.close)
         process.connect()
         # A pod is started again with the same arguments whatever became of the one before.
-        directory = OutputDirectory(out, resume=True, elsewhere=True)
+        elsewhere = resume is None or bool(settings.checkpoints.url)
+        directory = OutputDirectory(out, resume is not False, elsewhere)
         stack.callback(directory.close)
-        resume = store.holds_run() or (out / MANIFEST).exists()
+        if resume is None:
+            resume = store.holds_run() or (out / MANIFEST).exists()
         session = PodSession(
-            manifest, out, settings.cache_dir, Logged(name), stack, commits=commits, process=process, keys=keys[0]
-        )
+            manifest, out, settings.cache_dir, progress or Logged(name), stack, commits=commits, process=process,
+            keys=keys[0],
+        )  # fmt: skip
         trainer = session.prepare(resume, process.stopping)
         if not resume:
             directory.write_manifest(manifest)
@@ -88,7 +102,8 @@ def train(settings: TrainSettings, manifest: TrainingRun, out: Path) -> Summary:
         session.begin()
         phase, reason = session.train(trainer, resume, process.stopping)
         session.phase = phase
-        summary = session.conclude(trainer, phase, reason, time.monotonic() - began, None)
+        compared = session.control(trainer, process.stopping) if control and phase == "Completed" else None
+        summary = session.conclude(trainer, phase, reason, time.monotonic() - began, compared)
         session.last_words(phase, settings.tell_seconds)
         _LOG.info("run ended", run=name, phase=phase, reason=reason)
         return summary

@@ -17,10 +17,11 @@ from esper.tezzeret import Builder
 from esper.urabrask import Benchmarker
 from esper.weatherlight.counting import Counted
 from esper.weatherlight.keys import load_public_keys
+from esper.weatherlight.quiet import Quiet, SharedQuiet, Turns
 from esper.weatherlight.scratch import Scratch
 from esper.weatherlight.serving import Served
 from esper.weatherlight.settings import PoolSettings, TezzeretSettings, UrabraskSettings
-from esper.weatherlight.workers import BenchmarkWorker, CompileWorker, Quiet
+from esper.weatherlight.workers import BenchmarkWorker, CompileWorker
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ def work_tezzeret(settings: TezzeretSettings) -> None:
         process.connect()
         pool = _Pool(process, settings, stack)
         builder = Builder(pool.scratch.path / "built", key.value, pool.children)
-        worker = CompileWorker(process.bus, pool.post, pool.library, builder, Quiet(enabled=False), **pool.told)
+        worker = CompileWorker(process.bus, pool.post, pool.library, builder, _turns(settings), **pool.told)
         pool.run({f"tezzeret-{number}": worker.run for number in range(settings.processes)}, settings.idle_exit_seconds)
 
 
@@ -61,10 +62,14 @@ def work_urabrask(settings: UrabraskSettings) -> None:
         pool = _Pool(process, settings, stack)
         benchmarker = Benchmarker(key.value, keys.value, pool.children)
         worker = BenchmarkWorker(
-            process.bus, pool.post, pool.library, benchmarker, Quiet(enabled=False), pool.scratch.path / "benchmark",
+            process.bus, pool.post, pool.library, benchmarker, _turns(settings), pool.scratch.path / "benchmark",
             **pool.told,
         )  # fmt: skip
         pool.run({"urabrask-0": worker.run}, settings.idle_exit_seconds)
+
+
+def _turns(settings: PoolSettings) -> Turns:
+    return Quiet(enabled=False) if settings.turns_dir is None else SharedQuiet(settings.turns_dir)
 
 
 class _Pool(Served):

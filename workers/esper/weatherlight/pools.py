@@ -27,10 +27,11 @@ from esper.weatherlight.kernels import Kernels, Prepared
 from esper.weatherlight.keys import LibraryKeys, library_keys
 from esper.weatherlight.patient import PatientLibrary
 from esper.weatherlight.post import Post
+from esper.weatherlight.quiet import Quiet
 from esper.weatherlight.scratch import Scratch
 from esper.weatherlight.supervisor import Status, Supervisor
 from esper.weatherlight.wanted import Wanted
-from esper.weatherlight.workers import Benchmarks, BenchmarkWorker, Builds, CompileWorker, Quiet
+from esper.weatherlight.workers import Benchmarks, BenchmarkWorker, Builds, CompileWorker
 from leyline.resources import KernelsSpec
 
 __all__ = ["CACHE", "KernelService", "Prepared"]

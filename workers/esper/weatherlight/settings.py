@@ -21,6 +21,11 @@ class PoolSettings(ProcessSettings):
     idle_exit_seconds: float = Field(
         default=0.0, ge=0, description="Seconds without work after which the process ends, with 0; 0 is never."
     )
+    turns_dir: Path | None = Field(
+        default=None,
+        description="Folder that pools on one machine share, so that nothing is built while something is measured. "
+        "None: each works as it likes.",
+    )
 
 
 class TezzeretSettings(PoolSettings):

@@ -12,8 +12,7 @@ import logging
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,9 +34,10 @@ from esper.urza import (
     StateConflict,
     UnknownArtifact,
 )
-from esper.weatherlight.consuming import POLL_SECONDS, Activity, Again, Around, Consumer, Stopped, Tally, Untold
+from esper.weatherlight.consuming import Activity, Again, Around, Consumer, Stopped, Tally, Untold
 from esper.weatherlight.patient import PatientLibrary
 from esper.weatherlight.post import Post, interface_from_wire, strategy_from_wire
+from esper.weatherlight.quiet import Turns
 from leyline import canonical
 from leyline.blueprint import BlueprintIR
 from leyline.identity import ArtifactId
@@ -66,50 +66,6 @@ class Benchmarks(Protocol):
     ) -> ValidationReport:
         """Measure it and, when it is right, put report and signature into it; raises ``ArtifactError``."""
         ...
-
-
-class Quiet:
-    """Lets builds run together, but a benchmark alone, and before builds that have not begun.
-
-    On a machine with few cores a compiler beside it is all a benchmark would measure. ``enabled=False`` lets all pass.
-    """
-
-    def __init__(self, enabled: bool = True) -> None:
-        self._enabled = enabled
-        self._changed = threading.Condition()
-        self._building = 0
-        self._measuring = False
-        self._waiting = 0
-
-    @contextmanager
-    def build(self, stop: threading.Event) -> Iterator[bool]:
-        """Yield whether the work may begin; ``False`` once ``stop`` is set."""
-        with self._changed:
-            while self._enabled and (self._measuring or self._waiting) and not stop.is_set():
-                self._changed.wait(POLL_SECONDS)
-            self._building += 1
-        try:
-            yield not stop.is_set()
-        finally:
-            with self._changed:
-                self._building -= 1
-                self._changed.notify_all()
-
-    @contextmanager
-    def measure(self, stop: threading.Event) -> Iterator[bool]:
-        """As ``build``, for work that wants the machine for itself."""
-        with self._changed:
-            self._waiting += 1
-            while self._enabled and (self._measuring or self._building) and not stop.is_set():
-                self._changed.wait(POLL_SECONDS)
-            self._waiting -= 1
-            self._measuring = True
-        try:
-            yield not stop.is_set()
-        finally:
-            with self._changed:
-                self._measuring = False
-                self._changed.notify_all()
 
 
 class Worker:
@@ -186,7 +142,7 @@ class CompileWorker(Worker):
     """Tezzeret's hands: compile requests in, built artifacts into the library, ``KernelBuilt`` out."""
 
     def __init__(
-        self, bus: Bus, post: Post, library: PatientLibrary, builds: Builds, quiet: Quiet, **more: Any
+        self, bus: Bus, post: Post, library: PatientLibrary, builds: Builds, quiet: Turns, **more: Any
     ) -> None:
         super().__init__(bus, post, library, COMPILE, "tezzeret", **more)
         self._builds, self._quiet = builds, quiet
@@ -239,7 +195,7 @@ class BenchmarkWorker(Worker):
     """
 
     def __init__(
-        self, bus: Bus, post: Post, library: PatientLibrary, benchmarks: Benchmarks, quiet: Quiet, workdir: Path,
+        self, bus: Bus, post: Post, library: PatientLibrary, benchmarks: Benchmarks, quiet: Turns, workdir: Path,
         **more: Any,
     ) -> None:  # fmt: skip
         super().__init__(bus, post, library, BENCHMARK, "urabrask", **more)
