@@ -31,6 +31,7 @@ from esper.weatherlight.remote import RemoteKernels
 PATIENCE = 240.0
 """Seconds something may take on a machine that does much else."""
 ROLES = {"dispatcher": "urza", "tezzeret": "tezzeret", "urabrask": "urabrask", "trainer": "weatherlight"}
+UNTIL_WE_DIE = ("setpriv", "--pdeathsig", "KILL", "--")
 ESPER = Path(sys.executable).with_name("esper")
 COMMANDS = {
     "dispatcher": ("urza", "dispatch"), "tezzeret": ("tezzeret", "work"), "urabrask": ("urabrask", "work"),
@@ -142,7 +143,7 @@ class Installation:
             # The file alone decides, also where the environment names a broker for the tests.
             clean = {key: value for key, value in os.environ.items() if "PULSAR" not in key}
             process = subprocess.Popen(
-                [str(ESPER), *COMMANDS[name], "--config", str(file), *arguments],
+                [*UNTIL_WE_DIE, str(ESPER), *COMMANDS[name], "--config", str(file), *arguments],
                 stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, env=clean | (environment or {}),
             )  # fmt: skip
         self._running.append(Running(process, port, log))

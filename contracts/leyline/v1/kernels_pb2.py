@@ -24,39 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leyline/v1/kernels.proto\x12\nleyline.v1\"\x8b\x01\n\x0fKernelInterface\x12\"\n\x06layout\x18\x01 \x01(\x0e\x32\x12.leyline.v1.Layout\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08trailing\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\tbatch_min\x18\x05 \x01(\r\x12\x11\n\tbatch_max\x18\x06 \x01(\r\"\xcb\x01\n\x15KernelPrefetchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x03 \x01(\t\x12\x11\n\tblueprint\x18\x04 \x01(\t\x12.\n\tinterface\x18\x05 \x01(\x0b\x32\x1b.leyline.v1.KernelInterface\x12&\n\x08strategy\x18\x06 \x01(\x0e\x32\x14.leyline.v1.Strategy\x12\x10\n\x08hardware\x18\x07 \x01(\t\"}\n\x13KernelArtifactReady\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x03 \x01(\t\x12\x10\n\x08location\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"`\n\x13KernelArtifactError\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\xf1\x01\n\x14KernelCompileRequest\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x11\n\tblueprint\x18\x02 \x01(\t\x12\x14\n\x0c\x62lueprint_ir\x18\x03 \x01(\x0c\x12.\n\tinterface\x18\x04 \x01(\x0b\x32\x1b.leyline.v1.KernelInterface\x12&\n\x08strategy\x18\x05 \x01(\x0e\x32\x14.leyline.v1.Strategy\x12\x10\n\x08hardware\x18\x06 \x01(\t\x12\x11\n\ttoolchain\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\r\"\x7f\n\x0bKernelBuilt\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\x12\x15\n\rbuild_seconds\x18\x04 \x01(\x01\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"\xb1\x01\n\x16KernelBenchmarkRequest\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\x12\x1c\n\x14\x62\x61seline_artifact_id\x18\x04 \x01(\t\x12\x19\n\x11\x62\x61seline_location\x18\x05 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\r\"\xaf\x02\n\x12KernelMeasurements\x12\x17\n\x0flatency_ms_mean\x18\x01 \x01(\x01\x12\x1b\n\x0elatency_ms_p99\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x16throughput_ops_per_sec\x18\x03 \x01(\x01\x12\x16\n\x0ememory_mb_peak\x18\x04 \x01(\x01\x12\x1c\n\x0fpower_watts_avg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x17precision_drift_vs_fp32\x18\x06 \x01(\x01\x12\r\n\x05ratio\x18\x07 \x01(\x01\x12\x11\n\tratio_low\x18\x08 \x01(\x01\x12\x12\n\nratio_high\x18\t \x01(\x01\x12\x0f\n\x07samples\x18\n \x01(\rB\x11\n\x0f_latency_ms_p99B\x12\n\x10_power_watts_avg\"\xc1\x01\n\x0fKernelCertified\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x15\n\rreport_sha256\x18\x03 \x01(\t\x12\x10\n\x08hardware\x18\x04 \x01(\t\x12\x34\n\x0cmeasurements\x18\x05 \x01(\x0b\x32\x1e.leyline.v1.KernelMeasurements\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x0c\n\x04risk\x18\x07 \x01(\x01\"Y\n\x0eKernelRejected\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\r\n\x05noisy\x18\x04 \x01(\x08\"\x97\x01\n\x13KernelCatalogUpdate\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x11\n\tblueprint\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.leyline.v1.KernelState\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x0c\n\x04risk\x18\x05 \x01(\x01\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t*g\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x11\n\rSTRATEGY_FAST\x10\x01\x12\x15\n\x11STRATEGY_STANDARD\x10\x02\x12\x17\n\x13STRATEGY_AGGRESSIVE\x10\x03*p\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x11\n\rLAYOUT_VECTOR\x10\x01\x12\x13\n\x0fLAYOUT_SEQUENCE\x10\x02\x12\x12\n\x0eLAYOUT_IMAGE1D\x10\x03\x12\x12\n\x0eLAYOUT_IMAGE2D\x10\x04*\xf0\x01\n\x0bKernelState\x12\x1c\n\x18KERNEL_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aKERNEL_STATE_PENDING_BUILD\x10\x01\x12\x16\n\x12KERNEL_STATE_BUILT\x10\x02\x12\"\n\x1eKERNEL_STATE_PENDING_BENCHMARK\x10\x03\x12\x1a\n\x16KERNEL_STATE_VALIDATED\x10\x04\x12\x19\n\x15KERNEL_STATE_REJECTED\x10\x05\x12\x16\n\x12KERNEL_STATE_NOISY\x10\x06\x12\x18\n\x14KERNEL_STATE_RETIRED\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18leyline/v1/kernels.proto\x12\nleyline.v1\"\x8b\x01\n\x0fKernelInterface\x12\"\n\x06layout\x18\x01 \x01(\x0e\x32\x12.leyline.v1.Layout\x12\r\n\x05width\x18\x02 \x01(\r\x12\x10\n\x08trailing\x18\x03 \x03(\r\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12\x11\n\tbatch_min\x18\x05 \x01(\r\x12\x11\n\tbatch_max\x18\x06 \x01(\r\"\xcb\x01\n\x15KernelPrefetchRequest\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x03 \x01(\t\x12\x11\n\tblueprint\x18\x04 \x01(\t\x12.\n\tinterface\x18\x05 \x01(\x0b\x32\x1b.leyline.v1.KernelInterface\x12&\n\x08strategy\x18\x06 \x01(\x0e\x32\x14.leyline.v1.Strategy\x12\x10\n\x08hardware\x18\x07 \x01(\t\"{\n\x13KernelArtifactReady\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04J\x04\x08\x04\x10\x05R\x08location\"`\n\x13KernelArtifactError\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\x1a\n\x12kernel_artifact_id\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\xf1\x01\n\x14KernelCompileRequest\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x11\n\tblueprint\x18\x02 \x01(\t\x12\x14\n\x0c\x62lueprint_ir\x18\x03 \x01(\x0c\x12.\n\tinterface\x18\x04 \x01(\x0b\x32\x1b.leyline.v1.KernelInterface\x12&\n\x08strategy\x18\x05 \x01(\x0e\x32\x14.leyline.v1.Strategy\x12\x10\n\x08hardware\x18\x06 \x01(\t\x12\x11\n\ttoolchain\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\r\"}\n\x0bKernelBuilt\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x15\n\rbuild_seconds\x18\x04 \x01(\x01\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04J\x04\x08\x03\x10\x04R\x08location\"\xad\x01\n\x16KernelBenchmarkRequest\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x1c\n\x14\x62\x61seline_artifact_id\x18\x04 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x06 \x01(\rJ\x04\x08\x03\x10\x04J\x04\x08\x05\x10\x06R\x08locationR\x11\x62\x61seline_location\"\xaf\x02\n\x12KernelMeasurements\x12\x17\n\x0flatency_ms_mean\x18\x01 \x01(\x01\x12\x1b\n\x0elatency_ms_p99\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x1e\n\x16throughput_ops_per_sec\x18\x03 \x01(\x01\x12\x16\n\x0ememory_mb_peak\x18\x04 \x01(\x01\x12\x1c\n\x0fpower_watts_avg\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x1f\n\x17precision_drift_vs_fp32\x18\x06 \x01(\x01\x12\r\n\x05ratio\x18\x07 \x01(\x01\x12\x11\n\tratio_low\x18\x08 \x01(\x01\x12\x12\n\nratio_high\x18\t \x01(\x01\x12\x0f\n\x07samples\x18\n \x01(\rB\x11\n\x0f_latency_ms_p99B\x12\n\x10_power_watts_avg\"\xc1\x01\n\x0fKernelCertified\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x17\n\x0fmanifest_sha256\x18\x02 \x01(\t\x12\x15\n\rreport_sha256\x18\x03 \x01(\t\x12\x10\n\x08hardware\x18\x04 \x01(\t\x12\x34\n\x0cmeasurements\x18\x05 \x01(\x0b\x32\x1e.leyline.v1.KernelMeasurements\x12\x0c\n\x04tags\x18\x06 \x03(\t\x12\x0c\n\x04risk\x18\x07 \x01(\x01\"Y\n\x0eKernelRejected\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05\x63\x61use\x18\x03 \x01(\t\x12\r\n\x05noisy\x18\x04 \x01(\x08\"\x97\x01\n\x13KernelCatalogUpdate\x12\x1a\n\x12kernel_artifact_id\x18\x01 \x01(\t\x12\x11\n\tblueprint\x18\x02 \x01(\t\x12&\n\x05state\x18\x03 \x01(\x0e\x32\x17.leyline.v1.KernelState\x12\x0c\n\x04tags\x18\x04 \x03(\t\x12\x0c\n\x04risk\x18\x05 \x01(\x01\x12\r\n\x05\x63\x61use\x18\x06 \x01(\t*g\n\x08Strategy\x12\x18\n\x14STRATEGY_UNSPECIFIED\x10\x00\x12\x11\n\rSTRATEGY_FAST\x10\x01\x12\x15\n\x11STRATEGY_STANDARD\x10\x02\x12\x17\n\x13STRATEGY_AGGRESSIVE\x10\x03*p\n\x06Layout\x12\x16\n\x12LAYOUT_UNSPECIFIED\x10\x00\x12\x11\n\rLAYOUT_VECTOR\x10\x01\x12\x13\n\x0fLAYOUT_SEQUENCE\x10\x02\x12\x12\n\x0eLAYOUT_IMAGE1D\x10\x03\x12\x12\n\x0eLAYOUT_IMAGE2D\x10\x04*\xf0\x01\n\x0bKernelState\x12\x1c\n\x18KERNEL_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1aKERNEL_STATE_PENDING_BUILD\x10\x01\x12\x16\n\x12KERNEL_STATE_BUILT\x10\x02\x12\"\n\x1eKERNEL_STATE_PENDING_BENCHMARK\x10\x03\x12\x1a\n\x16KERNEL_STATE_VALIDATED\x10\x04\x12\x19\n\x15KERNEL_STATE_REJECTED\x10\x05\x12\x16\n\x12KERNEL_STATE_NOISY\x10\x06\x12\x18\n\x14KERNEL_STATE_RETIRED\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'leyline.v1.kernels_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STRATEGY']._serialized_start=1913
-  _globals['_STRATEGY']._serialized_end=2016
-  _globals['_LAYOUT']._serialized_start=2018
-  _globals['_LAYOUT']._serialized_end=2130
-  _globals['_KERNELSTATE']._serialized_start=2133
-  _globals['_KERNELSTATE']._serialized_end=2373
+  _globals['_STRATEGY']._serialized_start=1905
+  _globals['_STRATEGY']._serialized_end=2008
+  _globals['_LAYOUT']._serialized_start=2010
+  _globals['_LAYOUT']._serialized_end=2122
+  _globals['_KERNELSTATE']._serialized_start=2125
+  _globals['_KERNELSTATE']._serialized_end=2365
   _globals['_KERNELINTERFACE']._serialized_start=41
   _globals['_KERNELINTERFACE']._serialized_end=180
   _globals['_KERNELPREFETCHREQUEST']._serialized_start=183
   _globals['_KERNELPREFETCHREQUEST']._serialized_end=386
   _globals['_KERNELARTIFACTREADY']._serialized_start=388
-  _globals['_KERNELARTIFACTREADY']._serialized_end=513
-  _globals['_KERNELARTIFACTERROR']._serialized_start=515
-  _globals['_KERNELARTIFACTERROR']._serialized_end=611
-  _globals['_KERNELCOMPILEREQUEST']._serialized_start=614
-  _globals['_KERNELCOMPILEREQUEST']._serialized_end=855
-  _globals['_KERNELBUILT']._serialized_start=857
-  _globals['_KERNELBUILT']._serialized_end=984
-  _globals['_KERNELBENCHMARKREQUEST']._serialized_start=987
-  _globals['_KERNELBENCHMARKREQUEST']._serialized_end=1164
-  _globals['_KERNELMEASUREMENTS']._serialized_start=1167
-  _globals['_KERNELMEASUREMENTS']._serialized_end=1470
-  _globals['_KERNELCERTIFIED']._serialized_start=1473
-  _globals['_KERNELCERTIFIED']._serialized_end=1666
-  _globals['_KERNELREJECTED']._serialized_start=1668
-  _globals['_KERNELREJECTED']._serialized_end=1757
-  _globals['_KERNELCATALOGUPDATE']._serialized_start=1760
-  _globals['_KERNELCATALOGUPDATE']._serialized_end=1911
+  _globals['_KERNELARTIFACTREADY']._serialized_end=511
+  _globals['_KERNELARTIFACTERROR']._serialized_start=513
+  _globals['_KERNELARTIFACTERROR']._serialized_end=609
+  _globals['_KERNELCOMPILEREQUEST']._serialized_start=612
+  _globals['_KERNELCOMPILEREQUEST']._serialized_end=853
+  _globals['_KERNELBUILT']._serialized_start=855
+  _globals['_KERNELBUILT']._serialized_end=980
+  _globals['_KERNELBENCHMARKREQUEST']._serialized_start=983
+  _globals['_KERNELBENCHMARKREQUEST']._serialized_end=1156
+  _globals['_KERNELMEASUREMENTS']._serialized_start=1159
+  _globals['_KERNELMEASUREMENTS']._serialized_end=1462
+  _globals['_KERNELCERTIFIED']._serialized_start=1465
+  _globals['_KERNELCERTIFIED']._serialized_end=1658
+  _globals['_KERNELREJECTED']._serialized_start=1660
+  _globals['_KERNELREJECTED']._serialized_end=1749
+  _globals['_KERNELCATALOGUPDATE']._serialized_start=1752
+  _globals['_KERNELCATALOGUPDATE']._serialized_end=1903
 # @@protoc_insertion_point(module_scope)

@@ -85,18 +85,16 @@ class KernelPrefetchRequest(_message.Message):
     def __init__(self, run: _Optional[str] = ..., slot: _Optional[str] = ..., kernel_artifact_id: _Optional[str] = ..., blueprint: _Optional[str] = ..., interface: _Optional[_Union[KernelInterface, _Mapping]] = ..., strategy: _Optional[_Union[Strategy, str]] = ..., hardware: _Optional[str] = ...) -> None: ...
 
 class KernelArtifactReady(_message.Message):
-    __slots__ = ("run", "kernel_artifact_id", "manifest_sha256", "location", "size_bytes")
+    __slots__ = ("run", "kernel_artifact_id", "manifest_sha256", "size_bytes")
     RUN_FIELD_NUMBER: _ClassVar[int]
     KERNEL_ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
-    LOCATION_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     run: str
     kernel_artifact_id: str
     manifest_sha256: str
-    location: str
     size_bytes: int
-    def __init__(self, run: _Optional[str] = ..., kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., location: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, run: _Optional[str] = ..., kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class KernelArtifactError(_message.Message):
     __slots__ = ("run", "kernel_artifact_id", "cause", "retryable")
@@ -131,34 +129,28 @@ class KernelCompileRequest(_message.Message):
     def __init__(self, kernel_artifact_id: _Optional[str] = ..., blueprint: _Optional[str] = ..., blueprint_ir: _Optional[bytes] = ..., interface: _Optional[_Union[KernelInterface, _Mapping]] = ..., strategy: _Optional[_Union[Strategy, str]] = ..., hardware: _Optional[str] = ..., toolchain: _Optional[str] = ..., timeout_seconds: _Optional[int] = ...) -> None: ...
 
 class KernelBuilt(_message.Message):
-    __slots__ = ("kernel_artifact_id", "manifest_sha256", "location", "build_seconds", "size_bytes")
+    __slots__ = ("kernel_artifact_id", "manifest_sha256", "build_seconds", "size_bytes")
     KERNEL_ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
-    LOCATION_FIELD_NUMBER: _ClassVar[int]
     BUILD_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     kernel_artifact_id: str
     manifest_sha256: str
-    location: str
     build_seconds: float
     size_bytes: int
-    def __init__(self, kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., location: _Optional[str] = ..., build_seconds: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    def __init__(self, kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., build_seconds: _Optional[float] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class KernelBenchmarkRequest(_message.Message):
-    __slots__ = ("kernel_artifact_id", "manifest_sha256", "location", "baseline_artifact_id", "baseline_location", "timeout_seconds")
+    __slots__ = ("kernel_artifact_id", "manifest_sha256", "baseline_artifact_id", "timeout_seconds")
     KERNEL_ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
-    LOCATION_FIELD_NUMBER: _ClassVar[int]
     BASELINE_ARTIFACT_ID_FIELD_NUMBER: _ClassVar[int]
-    BASELINE_LOCATION_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     kernel_artifact_id: str
     manifest_sha256: str
-    location: str
     baseline_artifact_id: str
-    baseline_location: str
     timeout_seconds: int
-    def __init__(self, kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., location: _Optional[str] = ..., baseline_artifact_id: _Optional[str] = ..., baseline_location: _Optional[str] = ..., timeout_seconds: _Optional[int] = ...) -> None: ...
+    def __init__(self, kernel_artifact_id: _Optional[str] = ..., manifest_sha256: _Optional[str] = ..., baseline_artifact_id: _Optional[str] = ..., timeout_seconds: _Optional[int] = ...) -> None: ...
 
 class KernelMeasurements(_message.Message):
     __slots__ = ("latency_ms_mean", "latency_ms_p99", "throughput_ops_per_sec", "memory_mb_peak", "power_watts_avg", "precision_drift_vs_fp32", "ratio", "ratio_low", "ratio_high", "samples")

@@ -16,6 +16,7 @@ from esper.errors import BadInput, LibraryError, RunFailed
 from esper.oona import Backlog, Bus, CircuitBreaker, InProcessBus
 from esper.process import PartsMissing, StatusServer, preflight, status, writable
 from esper.process.metrics import BacklogCollector, BreakerCollector, BusCollector
+from esper.process.status import Seldom
 from leyline.topics import CATALOG
 
 
@@ -45,12 +46,32 @@ def test_health_readiness_and_metrics_are_served_on_loopback(monkeypatch: pytest
         httpx.get(f"{address}/healthz")
 
 
-def test_who_asks_often_is_told_what_was_seen_last() -> None:
-    looked = []
+def test_who_asks_often_is_told_what_was_seen_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "LOOK_SECONDS", 600.0)
+    looked: list[int] = []
     with StatusServer(CollectorRegistry(), {"work": lambda: looked.append(1)}, {}) as server:
         for _ in range(5):
             httpx.get(f"http://127.0.0.1:{server.port}/healthz")
     assert len(looked) == 1
+
+
+def test_what_bothers_somebody_is_looked_at_seldom() -> None:
+    looked: list[int] = []
+
+    def look() -> None:
+        looked.append(1)
+        if len(looked) == 1:
+            failing()
+
+    seldom = Seldom(look, 0.2)
+    for _ in range(3):
+        with pytest.raises(LibraryError):
+            seldom()
+    assert len(looked) == 1
+    time.sleep(0.25)
+    seldom()
+    seldom()
+    assert len(looked) == 2
 
 
 def test_a_slow_caller_holds_nobody_up() -> None:

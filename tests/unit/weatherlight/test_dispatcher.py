@@ -36,7 +36,7 @@ def test_a_run_asks_and_is_told(pipeline: Pipeline) -> None:
     pipeline.start()
     identity = pipeline.ask("low_rank")
     ready = pipeline.answer()
-    assert (ready.run, ready.kernel_artifact_id, ready.location) == ("run-1", identity, "")
+    assert (ready.run, ready.kernel_artifact_id) == ("run-1", identity)
     record = pipeline.sql.record(identity)
     assert (record.state, ready.manifest_sha256) == (State.VALIDATED, record.report["manifest"])
     assert ready.size_bytes == sum(file.size for file in pipeline.sql.files(identity))

@@ -30,12 +30,16 @@ from esper.oona.tracing import context_of
 from esper.process.metrics import BacklogCollector, BreakerCollector, BusCollector
 from esper.process.preflight import Part, preflight
 from esper.process.settings import ProcessSettings
-from esper.process.status import Look, StatusServer
+from esper.process.status import Look, Seldom, StatusServer
 from esper.process.stopping import Stopping
-from esper.urza.client import RemoteLibrary
+from esper.urza.client import RemoteLibrary, TransportSettings
 from leyline.keys import KeyRing, Signer
 
 _LOG = structlog.get_logger("esper.process")
+
+PROBE = TransportSettings(patience=0.5, connect=1.0, read=2.0, connections=1)
+PROBE_SECONDS = 10.0
+"""How patient a look at the library's service is, and how long what it found holds."""
 
 
 class NotReady(EsperError):
@@ -105,6 +109,9 @@ class Process:
         if settings.pulsar.admin_url is not None:
             self.registry.register(BacklogCollector(self.bus))
         self.ready["broker"] = self._broker_there
+        probe = settings.library.open(PROBE)
+        self._stack.callback(probe.close)
+        self.ready["library"] = Seldom(lambda: probe.check(self._roles), PROBE_SECONDS)
         self._open = True
         _LOG.info("connected", process=self.producer, broker=settings.pulsar.service_url, library=settings.library.url)
 

@@ -82,6 +82,27 @@ class StatusServer:
         self.close()
 
 
+class Seldom:
+    """A look that takes time, or bothers somebody: what it found holds for so many seconds."""
+
+    def __init__(self, look: Look, seconds: float) -> None:
+        self._look, self._seconds = look, seconds
+        self._at = float("-inf")
+        self._found: EsperError | None = None
+
+    def __call__(self) -> None:
+        """See ``Look``."""
+        if time.monotonic() >= self._at + self._seconds:
+            self._found = None
+            try:
+                self._look()
+            except EsperError as error:
+                self._found = error
+            self._at = time.monotonic()
+        if self._found is not None:
+            raise self._found
+
+
 class _Looked:
     """The answer to a question, looked up at most once a second."""
 

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from esper.oona import BreakerState
-from esper.process import NotReady, Process
+from esper.process import Process
 from esper.weatherlight.backoff import Backoff
 from esper.weatherlight.consuming import Activity
 from esper.weatherlight.counting import Counted
@@ -70,7 +69,6 @@ class Served:
         self._supervisor = Supervisor(_BACKOFF)
         process.breakers.append(self.library.breaker)
         process.live["threads"] = self._supervisor.check
-        process.ready["library"] = self._library_there
 
     def run(self, threads: Mapping[str, Work], idle_exit_seconds: float = 0.0) -> None:
         """Run until told to stop, then until what is in hand is done."""
@@ -89,7 +87,3 @@ class Served:
         # However long that takes: whoever can't wait sends a second signal.
         self._supervisor.close(threading.TIMEOUT_MAX / 2)
         self._supervisor.check()
-
-    def _library_there(self) -> None:
-        if self.library.breaker.state is not BreakerState.CLOSED:
-            raise NotReady("the library does not answer")

@@ -187,6 +187,7 @@ def _end(client: pulsar.Client) -> None:
 def _client_log() -> logging.Logger:
     log = logging.getLogger("esper.oona.pulsar.client")
     if log.level == logging.NOTSET:
-        # It says a page at every connection; its threads need the interpreter's lock to say it.
-        log.setLevel(logging.ERROR)
+        # It says a page at every connection, and a line at every attempt while the broker is away; its threads need the
+        # interpreter's lock to say it. What matters is said once, by those who use it.
+        log.setLevel(logging.CRITICAL)
     return log

@@ -43,7 +43,7 @@ class LibrarySettings(Settings):
             raise ValueError("must hold no credentials; use token_file")
         return value.rstrip("/")
 
-    def open(self) -> RemoteLibrary:
-        """A client; nothing is asked yet."""
-        patience = TransportSettings(patience=self.patience_seconds)
+    def open(self, transport: TransportSettings | None = None) -> RemoteLibrary:
+        """A client, as patient as these settings say unless ``transport`` does; nothing is asked yet."""
+        patience = transport or TransportSettings(patience=self.patience_seconds)
         return RemoteLibrary(self.url, token_from_file(self.token_file), patience, ca_file=self.ca_file)
