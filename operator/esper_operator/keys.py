@@ -29,3 +29,8 @@ def run_labels(name: str, uid: str) -> dict[str, str]:
         RUN: name,
         RUN_UID: uid,
     }
+
+
+def blueprint_labels(name: str) -> dict[str, str]:
+    """Labels of the kernel artifacts of a blueprint."""
+    return {NAME: "esper", COMPONENT: "kernels", MANAGED_BY: FIELD_MANAGER, BLUEPRINT: name}

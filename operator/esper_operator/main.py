@@ -12,10 +12,12 @@ import structlog
 from esper_operator import metrics, serving
 from esper_operator.cluster import Cluster, LeaseLost, connect, lead
 from esper_operator.handlers.auditing import Audit
-from esper_operator.handlers.indices import Name
+from esper_operator.handlers.indices import Key
+from esper_operator.handlers.kinds import Blueprints, KernelArtifacts, Runs
 from esper_operator.handlers.queue import WorkQueue
-from esper_operator.handlers.reconcile import RunReconciler
+from esper_operator.handlers.reconcile import Reconciler
 from esper_operator.handlers.watching import Watches
+from esper_operator.library import KernelLibrary
 from esper_operator.settings import OperatorSettings, load
 
 DONE, BAD_INPUT, FAILED = 0, 2, 3
@@ -67,14 +69,25 @@ class Operator:
         """Why this replica can't do its part yet; one that waits to lead does its part."""
         return "the first listing is not over" if self._leading and not self._watching.is_set() else ""
 
+    def _library(self) -> KernelLibrary | None:
+        told = self._settings
+        if not told.urza_url or told.urza_token_file is None:
+            return None
+        return KernelLibrary(told.urza_url, told.urza_token_file)
+
     async def _work(self, cluster: Cluster, stopped: asyncio.Event) -> None:
         log.info("leading as %s", self._settings.identity)
         self._leading = True
         metrics.LEADING.set(1)
         settings = self._settings
-        queue: WorkQueue[Name] = WorkQueue(lambda key: reconciler(key))
+        queue: WorkQueue[Key] = WorkQueue(lambda key: kinds[key[0]](key[1:]))
         watches = Watches(queue.add, queue.forget)
-        reconciler = RunReconciler(watches.indices, cluster, settings.pods())
+        indices, library = watches.indices, self._library()
+        kinds: dict[str, Reconciler] = {
+            "TrainingRun": Runs(indices, cluster, settings.pods()),
+            "Blueprint": Blueprints(indices, cluster, library),
+            "KernelArtifact": KernelArtifacts(indices, cluster, library, settings.pools()),
+        }
         self._audit = Audit(cluster, watches.indices, settings.namespaces)
         tasks = [
             asyncio.create_task(watches.run(settings.namespaces, self._watching), name="watches"),

@@ -25,8 +25,9 @@ class Permission:
 
 
 PERMISSIONS: tuple[Permission, ...] = (
-    Permission(DOMAIN, ("trainingruns",), READ, "what is wanted"),
-    Permission(DOMAIN, ("trainingruns/status",), ("patch",), "what is"),
+    Permission(DOMAIN, ("trainingruns", "blueprints"), READ, "what is wanted"),
+    Permission(DOMAIN, ("kernelartifacts",), (*READ, "create", "delete"), "a blueprint's targets"),
+    Permission(DOMAIN, ("trainingruns/status", "blueprints/status", "kernelartifacts/status"), ("patch",), "what is"),
     Permission("batch", ("jobs",), (*READ, "create", "patch", "delete"), "an idle Job gives way to another priority"),
     Permission("", ("configmaps", "services"), (*READ, "create", "patch"), "snapshots and names of ranks"),
     Permission("", ("pods",), ("list", "watch"), "why a run does not get on"),

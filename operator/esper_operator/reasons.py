@@ -39,6 +39,21 @@ class Reason(StrEnum):
     NEVER_RAN = "PreRunningDeadlineExceeded"
     BAD_INPUT = "BadInput"
     FAILED = "JobFailed"
+    # blueprints and kernels in the library
+    REGISTERING = "Registering"
+    REGISTERED = "Registered"
+    NAME_MOVED = "NameMoved"
+    BLUEPRINT_UNKNOWN = "BlueprintUnknown"
+    POOLS_UNKNOWN = "PoolsUnknown"
+    IN_PIPELINE = "InPipeline"
+    VALIDATED = "Validated"
+    REJECTED = "Rejected"
+    RESTLESS = "MachineRestless"
+    RETIRED = "Retired"
+    NO_LIBRARY = "NoLibrary"
+    LIBRARY_AWAY = "LibraryUnavailable"
+    LIBRARY_DENIES = "LibraryAccessDenied"
+    LIBRARY_REFUSES = "LibraryRefused"
 
 
 @dataclass(frozen=True)
@@ -103,4 +118,32 @@ TABLE: dict[Reason, Entry] = {
         "Warning",
     ),
     Reason.FAILED: Entry("the Job failed", "see its message", "Warning"),
+    Reason.REGISTERING: Entry("the design is being entered in the library"),
+    Reason.REGISTERED: Entry("the library has the design under this name", "", "Normal"),
+    Reason.NAME_MOVED: Entry(
+        "somebody has registered another design under this name since",
+        "rename this blueprint, or delete and create it to take the name back", "Warning",
+    ),
+    Reason.BLUEPRINT_UNKNOWN: Entry(
+        "the library has no such blueprint", "create the Blueprint; this goes on by itself then", "Warning"
+    ),
+    Reason.POOLS_UNKNOWN: Entry(
+        "it is not known what the pools build for and with",
+        "set ESPER_OPERATOR_HARDWARE and ESPER_OPERATOR_TOOLCHAIN of the operator", "Warning",
+    ),
+    Reason.IN_PIPELINE: Entry("the pools build and measure it"),
+    Reason.VALIDATED: Entry("it is certified and may be used", "", "Normal"),
+    Reason.REJECTED: Entry("it can't be used", "see its cause; `esper library` shows its report", "Warning"),
+    Reason.RESTLESS: Entry("the machine was too restless to measure it; it is tried again"),
+    Reason.RETIRED: Entry("it was taken out of use", "", "Warning"),
+    Reason.NO_LIBRARY: Entry(
+        "the operator was told of no library", "set ESPER_OPERATOR_URZA_URL and ESPER_OPERATOR_URZA_TOKEN_FILE",
+        "Warning",
+    ),
+    Reason.LIBRARY_AWAY: Entry("the library does not answer", "it is asked again; see its pods' log", "Warning"),
+    Reason.LIBRARY_DENIES: Entry(
+        "the library does not let the operator do this", "give its subject the role trainer, or admin to approve",
+        "Warning",
+    ),
+    Reason.LIBRARY_REFUSES: Entry("the library does not take it", "correct what it names", "Warning"),
 }  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from esper_operator.plan.kernel_artifact import Pools
 from esper_operator.plan.settings import PodSettings
 
 PREFIX = "ESPER_OPERATOR_"
@@ -27,6 +29,15 @@ class OperatorSettings(BaseSettings):
     identity: str = Field(default_factory=socket.gethostname, description="name of this replica; a pod's is its own")
     urza_url: str = Field("", description="address of the library's service, for training pods; empty: none")
     urza_audience: str = Field("esper-urza", description="audience of the tokens that pods show the library")
+    urza_token_file: Path | None = Field(
+        None, description="the operator's own token for the library; without, blueprints and kernels are left alone"
+    )
+    hardware: str = Field(
+        "", pattern="^[a-z0-9_-]*$", description="what the pools build for, such as `x86_64-avx512`, as they log it"
+    )
+    toolchain: str = Field(
+        "", pattern="^([0-9a-f]{8,64})?$", description="hash of what the pools build with, as they log it"
+    )
     checkpoints_url: str = Field(
         "",
         pattern="^(s3://[^/]+.*)?$",
@@ -44,6 +55,10 @@ class OperatorSettings(BaseSettings):
     port: int = Field(8480, ge=0, le=65535, description="TCP port of these; 0 takes a free one and logs it")
     audit_seconds: float = Field(120.0, gt=0, description="seconds between two comparisons of watches and cluster")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+
+    def pools(self) -> Pools:
+        """What is known of the pools."""
+        return Pools(self.hardware, self.toolchain)
 
     def pods(self) -> PodSettings:
         """What the plans need of them."""

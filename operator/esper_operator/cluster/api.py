@@ -5,10 +5,12 @@ from __future__ import annotations
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
-from esper_operator.cluster.requests import Refused, Requests
+from esper_operator.cluster.requests import Requests
 from esper_operator.keys import DOMAIN, FIELD_MANAGER
-from esper_operator.plan.actions import Action, Adjust, Apply, Create, Delete, Object
+from esper_operator.plan.actions import Adjust, Apply, ClusterAction, Create, Delete, Object
 from esper_operator.plan.observed import owner_of
+from esper_operator.reasons import Reason
+from esper_operator.refused import Refused
 
 CONFLICT = 409
 LONGEST_NOTE = 1024
@@ -26,7 +28,7 @@ class Cluster:
     def __init__(self, client: ApiClient) -> None:
         self._request = Requests(client)
 
-    async def execute(self, action: Action, namespace: str) -> None:
+    async def execute(self, action: ClusterAction, namespace: str) -> None:
         """Do one action of a plan."""
         match action:
             case Create():
@@ -99,7 +101,7 @@ class Cluster:
             if owner_of(there) != owner_of(wanted):
                 leaving = ", which is being deleted" if there["metadata"].get("deletionTimestamp") else ""
                 raise Refused(
-                    f"{wanted['kind']} {name}", f"there is one of another owner{leaving}", name_taken=True
+                    f"{wanted['kind']} {name}", f"there is one of another owner{leaving}", Reason.NAME_TAKEN
                 ) from error
 
     async def _apply(self, body: Object, namespace: str, subresource: str = "") -> Object:

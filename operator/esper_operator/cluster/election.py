@@ -18,7 +18,8 @@ from kubernetes.aio.leaderelection.leaderelection import LeaderElection
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 from kubernetes.aio.leaderelection.resourcelock.baselock import BaseLock
 
-from esper_operator.cluster.requests import Gone, Refused, Requests
+from esper_operator.cluster.requests import Gone, Requests
+from esper_operator.refused import Refused
 
 LEASE = "esper-operator"
 LEASE_SECONDS = 15

@@ -13,6 +13,7 @@ from kubernetes.aio.dynamic.resource import Resource
 
 from esper_operator.cluster.connection import REQUEST_SECONDS
 from esper_operator.keys import DOMAIN
+from esper_operator.refused import Refused
 
 KINDS: dict[str, tuple[str, str, str]] = {
     "ConfigMap": ("", "v1", "configmaps"),
@@ -28,14 +29,6 @@ KINDS: dict[str, tuple[str, str, str]] = {
 
 NOT_FOUND, CONFLICT = 404, 409
 REFUSALS = frozenset({400, 403, 413, 422})
-
-
-class Refused(Exception):
-    """The API server will not have this object; ``message`` is its own, ``name_taken``: another's bears the name."""
-
-    def __init__(self, what: str, message: str, *, name_taken: bool = False) -> None:
-        super().__init__(f"{what}: {message}")
-        self.what, self.message, self.name_taken = what, message, name_taken
 
 
 class Gone(Exception):

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from esper_operator.plan.blueprint import ChildSeen
 from esper_operator.plan.observed import Observed
 from esper_operator.plan.pod import snapshot_name
 
 Name = tuple[str, str]
 """Namespace and name."""
+Key = tuple[str, str, str]
+"""Kind, namespace and name of a resource to look at."""
 Index = Mapping[Any, Any]
 """kopf's: under each key a collection of what was found for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class RunSeen:
-    """A run as few bytes of JSON: ten thousand parsed specs would fill the pod's memory."""
+class ResourceSeen:
+    """A resource of our own as few bytes of JSON: ten thousand parsed specs would fill the pod's memory."""
 
     version: str
     text: bytes
@@ -25,9 +28,12 @@ class RunSeen:
 
 @dataclass
 class Indices:
-    """What there is, by namespace and name; pods by the uid of their run."""
+    """What there is, by namespace and name; pods by the uid of their run, children by their blueprint."""
 
     runs: Index = field(default_factory=dict)
+    blueprints: Index = field(default_factory=dict)
+    artifacts: Index = field(default_factory=dict)
+    children: Index = field(default_factory=dict)
     jobs: Index = field(default_factory=dict)
     snapshots: Index = field(default_factory=dict)
     services: Index = field(default_factory=dict)
@@ -42,6 +48,10 @@ class Indices:
             one(self.services, key),
             tuple(sorted(self.pods.get(uid, ()), key=lambda pod: str(pod.name))),
         )
+
+    def children_of(self, key: Name) -> tuple[ChildSeen, ...]:
+        """The kernel artifacts that bear a blueprint's label."""
+        return tuple(sorted(self.children.get(key, ()), key=lambda child: str(child.name)))
 
     def versions(self, kind: str) -> dict[Name, str]:
         """The newest version told of each TrainingRun or Job."""

@@ -10,11 +10,15 @@ from typing import Any
 import kopf
 
 from esper_operator.cluster.connection import REQUEST_SECONDS
-from esper_operator.handlers.indices import Indices, Name, RunSeen
-from esper_operator.keys import DOMAIN, MANAGED_SELECTOR, RUN, RUN_UID
-from esper_operator.plan.observed import job_seen, object_seen, pod_seen
+from esper_operator.handlers.indices import Indices, Key, Name, ResourceSeen
+from esper_operator.keys import BLUEPRINT, DOMAIN, MANAGED_SELECTOR, RUN, RUN_UID
+from esper_operator.plan.blueprint import ChildSeen
+from esper_operator.plan.observed import job_seen, object_seen, owner_of, pod_seen
 
 RUNS = (DOMAIN, "v1alpha1", "trainingruns")
+BLUEPRINTS = (DOMAIN, "v1alpha1", "blueprints")
+ARTIFACTS = (DOMAIN, "v1alpha1", "kernelartifacts")
+OWN = {"TrainingRun": RUNS, "Blueprint": BLUEPRINTS, "KernelArtifact": ARTIFACTS}
 JOBS = ("batch", "v1", "jobs")
 PODS = ("", "v1", "pods")
 CONFIGS = ("", "v1", "configmaps")
@@ -24,9 +28,9 @@ _NOT_KEPT = ("managedFields", "ownerReferences")
 
 
 class Watches:
-    """Watches fill ``indices`` and call ``changed`` with the name of every run that changed, itself or what it owns."""
+    """Watches fill ``indices`` and call ``changed`` with every resource that changed, itself or what it owns."""
 
-    def __init__(self, changed: Callable[[Name], None], gone: Callable[[Name], None]) -> None:
+    def __init__(self, changed: Callable[[Key], None], gone: Callable[[Key], None]) -> None:
         self.indices = Indices()
         self._changed, self._gone = changed, gone
         self._registry = kopf.OperatorRegistry()
@@ -63,17 +67,21 @@ class Watches:
                 return entry(body)
 
     def _declare_events(self) -> None:
-        @kopf.on.event(*RUNS, registry=self._registry)
-        async def run_changed(body: kopf.Body, type: str | None, **_: Any) -> None:
-            (self._gone if type == "DELETED" else self._changed)(_name(body))
+        for kind, resource in OWN.items():
 
-        for kind in (JOBS, CONFIGS, SERVICES, PODS):
+            @kopf.on.event(*resource, registry=self._registry, id=f"{resource[2]}_changed")
+            async def changed(body: kopf.Body, type: str | None, kind: str = kind, **_: Any) -> None:
+                (self._gone if type == "DELETED" else self._changed)((kind, *_name(body)))
 
-            @kopf.on.event(*kind, registry=self._registry, id=f"{kind[2]}_changed")
+        for resource in (JOBS, CONFIGS, SERVICES, PODS, ARTIFACTS):
+
+            @kopf.on.event(*resource, registry=self._registry, id=f"{resource[2]}_owned_changed")
             async def owned_changed(body: kopf.Body, **_: Any) -> None:
-                run = (body["metadata"].get("labels") or {}).get(RUN)
-                if run:
-                    self._changed((body["metadata"]["namespace"], run))
+                meta = body["metadata"]
+                labels = meta.get("labels") or {}
+                for label, kind in ((RUN, "TrainingRun"), (BLUEPRINT, "Blueprint")):
+                    if owner := labels.get(label):
+                        self._changed((kind, meta["namespace"], owner))
 
 
 def settings() -> kopf.OperatorSettings:
@@ -91,12 +99,12 @@ def settings() -> kopf.OperatorSettings:
     return made
 
 
-def run_seen(body: Mapping[str, Any]) -> RunSeen:
-    """What is kept of a run."""
+def resource_seen(body: Mapping[str, Any]) -> ResourceSeen:
+    """What is kept of a resource of our own."""
     meta = {name: value for name, value in body["metadata"].items() if name not in _NOT_KEPT}
     kept = {name: value for name, value in body.items() if name in ("apiVersion", "kind", "spec", "status")}
     text = json.dumps(kept | {"metadata": meta}, separators=(",", ":"), default=dict).encode()
-    return RunSeen(meta["resourceVersion"], text)
+    return ResourceSeen(meta["resourceVersion"], text)
 
 
 def _name(body: Mapping[str, Any]) -> Name:
@@ -107,10 +115,23 @@ def _run_of(body: Mapping[str, Any]) -> str:
     return str((body["metadata"].get("labels") or {}).get(RUN_UID, ""))
 
 
+def _blueprint_of(body: Mapping[str, Any]) -> Name:
+    return body["metadata"]["namespace"], str((body["metadata"].get("labels") or {}).get(BLUEPRINT, ""))
+
+
+def child_seen(body: Mapping[str, Any]) -> ChildSeen:
+    """A KernelArtifact as its blueprint sees it."""
+    meta = body["metadata"]
+    return ChildSeen(meta["name"], meta["uid"], owner_of(body), (body.get("status") or {}).get("phase") or "")
+
+
 Kind = tuple[str, str, str]
 Entry = Callable[[Mapping[str, Any]], dict[Any, Any]]
 INDICES: dict[str, tuple[Kind, Entry]] = {
-    "runs": (RUNS, lambda body: {_name(body): run_seen(body)}),
+    "runs": (RUNS, lambda body: {_name(body): resource_seen(body)}),
+    "blueprints": (BLUEPRINTS, lambda body: {_name(body): resource_seen(body)}),
+    "artifacts": (ARTIFACTS, lambda body: {_name(body): resource_seen(body)}),
+    "children": (ARTIFACTS, lambda body: {_blueprint_of(body): child_seen(body)}),
     "jobs": (JOBS, lambda body: {_name(body): job_seen(body)}),
     "snapshots": (CONFIGS, lambda body: {_name(body): object_seen(body)}),
     "services": (SERVICES, lambda body: {_name(body): object_seen(body)}),

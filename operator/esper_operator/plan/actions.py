@@ -1,4 +1,4 @@
-"""What a plan asks the cluster to do. Each may be done twice: the second time changes nothing."""
+"""What a plan asks the cluster and the library to do. Each may be done twice: the second time changes nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esper_operator.reasons import Reason
+from leyline.blueprint import BlueprintIR
+from leyline.interface import Interface
 
 Object = dict[str, Any]
 
@@ -44,7 +46,31 @@ class Delete:
     uid: str
 
 
-Action = Create | Apply | Adjust | Delete
+@dataclass(frozen=True)
+class Register:
+    """Enter a design in the library under its name."""
+
+    name: str
+    ir: BlueprintIR
+    risk: float
+    approved: bool
+
+
+@dataclass(frozen=True)
+class Begin:
+    """Enter a wanted artifact in the library; its id follows from the rest."""
+
+    artifact_id: str
+    blueprint: str
+    interface: Interface
+    strategy: str
+    hardware: str
+    toolchain: str
+
+
+ClusterAction = Create | Apply | Adjust | Delete
+LibraryAction = Register | Begin
+Action = ClusterAction | LibraryAction
 
 
 @dataclass(frozen=True)

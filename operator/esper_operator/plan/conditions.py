@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from esper_operator.plan.actions import Note
 from esper_operator.reasons import TABLE, Reason
 from leyline.resources.enums import ConditionStatus
 from leyline.resources.meta import ConditionEntry
@@ -35,6 +36,11 @@ def say(reason: Reason, detail: str = "") -> str:
     said = said[0].upper() + said[1:]
     advice = f"; {entry.advice}" if entry.advice else ""
     return f"{said.rstrip('.')}{advice}."
+
+
+def news(before: str | None, reason: Reason, message: str) -> tuple[Note, ...]:
+    """An Event when the reason is another than before, if the table tells that reason at all."""
+    return () if before == reason.value or not TABLE[reason].event else (Note(reason, message),)
 
 
 def revised(

@@ -49,8 +49,7 @@ def diagnose(run: TrainingRun, seen: Observed, now: datetime) -> Diagnosis:
         scheduled = running = Verdict(False, ended.reason, ended.detail)
         suspended = Verdict(False, Reason.NOT_SUSPENDED)
     elif seen.refusal is not None:
-        reason = Reason.NAME_TAKEN if seen.refusal.name_taken else Reason.REFUSED
-        why = Verdict(False, reason, f"{seen.refusal.what}: {seen.refusal.message}")
+        why = Verdict(False, seen.refusal.reason, f"{seen.refusal.what}: {seen.refusal.message}")
     unfinished = Verdict(False, Reason.NOT_FINISHED)
     conditions = {
         "Ready": why if seen.refusal is not None and ended is None else Verdict(True, Reason.IN_PLACE),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper_operator.keys import RUN_UID, TRAINER
+from esper_operator.reasons import Reason
 
 Raw = Mapping[str, Any]
 
@@ -62,11 +63,11 @@ class PodSeen:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The API server would not have an object; ``name_taken``: because another's bears its name."""
+    """The outside would not do something for the plan: about what, in whose words, and for which reason."""
 
     what: str
     message: str
-    name_taken: bool = False
+    reason: Reason = Reason.REFUSED
 
 
 @dataclass(frozen=True)

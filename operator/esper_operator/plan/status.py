@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from esper_operator.plan.actions import Object
 from esper_operator.plan.conditions import Verdict, revised
@@ -10,7 +11,8 @@ from esper_operator.plan.diagnosis import ENDED, Diagnosis
 from esper_operator.plan.observed import Observed
 from esper_operator.plan.reading import read_status
 from esper_operator.reasons import Reason
-from leyline.resources import TrainingRun, TrainingRunStatus
+from leyline.resources import BlueprintStatus, KernelArtifactStatus, TrainingRun, TrainingRunStatus
+from leyline.resources.base import StatusModel
 from leyline.resources.enums import RunPhase
 
 LONGEST_MESSAGE = 1024
@@ -38,7 +40,7 @@ def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: date
             "finished_at": old.finished_at or ((job.finished_at if job else None) or stamp if ended else None),
         }
     )
-    return None if new == run.status else _plain(new)
+    return None if new == run.status else plain(new)
 
 
 def final_status(run: TrainingRun) -> Object | None:
@@ -48,27 +50,34 @@ def final_status(run: TrainingRun) -> Object | None:
     if old.observed_generation == generation:
         return None
     told = [each.model_copy(update={"observed_generation": generation}) for each in old.conditions]
-    return _plain(old.model_copy(update={"observed_generation": generation, "conditions": told}))
+    return plain(old.model_copy(update={"observed_generation": generation, "conditions": told}))
 
 
 def invalid_status(raw: Object, problems: str, now: datetime) -> Object | None:
-    """The status of a run whose spec this operator can't read: nothing is made for it."""
-    old = read_status(raw.get("status")) or TrainingRunStatus()
+    """The status of a resource whose spec this operator can't read: nothing is made for it."""
+    kind = raw["kind"]
+    old: TrainingRunStatus | BlueprintStatus | KernelArtifactStatus
+    if kind == "TrainingRun":
+        old = read_status(raw, TrainingRunStatus) or TrainingRunStatus()
+    elif kind == "Blueprint":
+        old = read_status(raw, BlueprintStatus) or BlueprintStatus()
+    else:
+        old = read_status(raw, KernelArtifactStatus) or KernelArtifactStatus()
     generation = raw["metadata"].get("generation")
     verdict = Verdict(False, Reason.INVALID_SPEC, problems)
-    new = old.model_copy(
-        update={
-            "phase": old.phase if old.phase in ENDED else RunPhase.PENDING,
-            "reason": verdict.reason.value,
-            "message": verdict.message[:LONGEST_MESSAGE],
-            "observed_generation": generation,
-            "conditions": revised(old.conditions, {"Ready": verdict}, generation, rfc3339(now)),
-        }
-    )
-    return None if new == old else _plain(new)
+    update: dict[str, Any] = {
+        "message": verdict.message[:LONGEST_MESSAGE],
+        "observed_generation": generation,
+        "conditions": revised(old.conditions, {"Ready": verdict}, generation, rfc3339(now)),
+    }
+    if isinstance(old, TrainingRunStatus):
+        update |= {"phase": old.phase or RunPhase.PENDING, "reason": verdict.reason.value}
+    new = old.model_copy(update=update)
+    return None if new == old else plain(new)
 
 
-def _plain(status: TrainingRunStatus) -> Object:
+def plain(status: StatusModel) -> Object:
+    """A status as the API server takes it."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

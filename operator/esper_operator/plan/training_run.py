@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from esper_operator.plan.actions import Action, Adjust, Apply, Create, Delete, Note, Object, Plan
-from esper_operator.plan.diagnosis import ENDED, Diagnosis, diagnose, has_ended, seconds_to_run
+from esper_operator.plan.actions import Action, Adjust, Apply, Create, Delete, Object, Plan
+from esper_operator.plan.conditions import news
+from esper_operator.plan.diagnosis import ENDED, diagnose, has_ended, seconds_to_run
 from esper_operator.plan.objects import job, service, snapshot
 from esper_operator.plan.observed import JobSeen, ObjectSeen, Observed, digest
 from esper_operator.plan.pod import priority
 from esper_operator.plan.settings import PodSettings
 from esper_operator.plan.status import final_status, revised_status
-from esper_operator.reasons import TABLE
 from leyline.resources import TrainingRun
 
 AT_ONCE = 1
@@ -30,14 +30,15 @@ def plan(run: TrainingRun, seen: Observed, settings: PodSettings, now: datetime)
         return Plan(closing(run, seen.job), final_status(run))
     found = diagnose(run, seen, now)
     status = revised_status(run, seen, found, now)
+    told = news(run.status.reason if run.status is not None else None, found.why.reason, found.why.message)
     if found.phase in ENDED or seen.refusal is not None:
-        return Plan((), status, notes(run, found))
+        return Plan((), status, told)
     actions = (
         *kept(snapshot(run), seen.snapshot),
         *kept(service(run), seen.service, rewrite=True),
         *wanted_job(run, seen.job, settings),
     )
-    return Plan(actions, status, notes(run, found), after=seconds_to_run(run, seen, now))
+    return Plan(actions, status, told, after=seconds_to_run(run, seen, now))
 
 
 def kept(wanted: Object, there: ObjectSeen | None, *, rewrite: bool = False) -> tuple[Action, ...]:
@@ -78,11 +79,3 @@ def adjusted(run: TrainingRun, there: JobSeen, wanted: Mapping[str, Any]) -> tup
     }
     changes = {name: value for name, value in wanted.items() if current[name] != value}
     return (Adjust("Job", run.metadata.name, there.uid, {"spec": changes}),) if changes else ()
-
-
-def notes(run: TrainingRun, found: Diagnosis) -> tuple[Note, ...]:
-    """An Event when the reason of the phase is another than the status says, if the table tells that reason at all."""
-    before = run.status.reason if run.status is not None else None
-    if before == found.why.reason.value or not TABLE[found.why.reason].event:
-        return ()
-    return (Note(found.why.reason, found.why.message),)
