@@ -49,6 +49,11 @@ class OperatorSettings(BaseSettings):
     )
     pod_env: dict[str, str] = Field({}, description="variables of every training pod; nothing secret")
     pod_env_secrets: tuple[str, ...] = Field((), description="Secrets beside the run whose keys become variables")
+    bus_key_secret: str = Field(
+        "", description="Secret beside the runs with `key.pem`, which trainers sign messages with (`esper oona keygen`)"
+    )
+    bus_trust: str = Field("", description="ConfigMap beside the runs with the public keys that the bus trusts")
+    kernel_keys: str = Field("", description="ConfigMap beside the runs with the pools' `public.json`")
     grace_seconds: int = Field(30, ge=1, le=3600, description="seconds a pod has to write its checkpoint")
     workers: int = Field(16, ge=1, le=256, description="resources worked on at once")
     host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics; in a pod `0.0.0.0`")
@@ -71,6 +76,9 @@ class OperatorSettings(BaseSettings):
             runs=self.runs_volume,
             env=self.pod_env,
             env_secrets=self.pod_env_secrets,
+            bus_key_secret=self.bus_key_secret,
+            bus_trust=self.bus_trust,
+            kernel_keys=self.kernel_keys,
             grace_seconds=self.grace_seconds,
         )
 

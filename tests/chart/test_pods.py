@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 
 import charts
 from esper.urza.service.settings import ServiceSettings
+from esper_operator.plan.kernel_artifact import Pools
+from esper_operator.settings import OperatorSettings, load
 
 CASES: dict[str, charts.Object] = {
     "defaults": {},
@@ -142,6 +145,7 @@ def test_the_library_understands_its_environment(number: int, monkeypatch: pytes
     assert (settings.blobs, settings.s3_endpoint) == ("s3://kernels/library/", "http://s3.data.svc:9000")
     assert settings.subjects == {
         "system:serviceaccount:team-a:default": ["trainer"], "system:serviceaccount:team-b:default": ["trainer"],
+        "system:serviceaccount:esper:esper-operator": ["trainer"],
     }  # fmt: skip
     assert (settings.host, settings.port) == ("0.0.0.0", 8460)
 
@@ -154,3 +158,19 @@ def test_a_subject_keeps_the_roles_it_was_given_besides_the_trainers() -> None:
     before = charts.named(charts.rendered({"urza": charts.URZA}), "Deployment", "esper-urza")
     after = charts.named(objects, "Deployment", "esper-urza")
     assert before["spec"]["template"] != after["spec"]["template"], "pods must be replaced when settings change"
+
+
+def test_the_operator_understands_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = charts.rendered(charts.EVERYTHING | {"pools": {"hardware": "x86_64-avx2", "toolchain": "0" * 16}})
+    pod = dict(charts.pods(objects))["esper-operator"]
+    for name in [name for name in os.environ if name.startswith("ESPER_")]:
+        monkeypatch.delenv(name)
+    for name, value in charts.environment(objects, pod["spec"]["containers"][0]).items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert settings.pools() == Pools("x86_64-avx2", "0" * 16)
+    assert settings.namespaces == ("team-a", "team-b")
+    assert settings.urza_token_file is not None
+    mounts = {each["mountPath"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
+    assert str(settings.urza_token_file.parent) in mounts
+    assert set(OperatorSettings.model_fields) >= settings.model_fields_set

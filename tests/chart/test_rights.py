@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import charts
+from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS
 
 CASES: dict[str, charts.Object] = {
     "defaults": {},
@@ -32,6 +33,16 @@ def test_no_rule_is_wider_than_it_reads(objects: list[charts.Object]) -> None:
         assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]], rule
         assert not {"bind", "escalate", "impersonate", "deletecollection"} & set(rule["verbs"]), rule
         assert "nonResourceURLs" not in rule
+
+
+def test_the_operators_rights_are_those_of_its_table() -> None:
+    objects = charts.rendered()
+    role = charts.named(objects, "Role", "esper-operator")
+    assert role["rules"] == [each.rule() for each in PERMISSIONS]
+    lease = charts.named(objects, "Role", "esper-operator-lease")
+    (wanted,) = LEASE_PERMISSIONS
+    assert {verb for rule in lease["rules"] for verb in rule["verbs"]} == set(wanted.verbs)
+    assert all(rule["apiGroups"] == [wanted.group] for rule in lease["rules"])
 
 
 def test_nobody_reads_secrets_or_enters_pods(objects: list[charts.Object]) -> None:
@@ -114,7 +125,7 @@ def reach(objects: list[charts.Object], part: str) -> tuple[set[int | str], set[
 
 def test_ports_are_those_of_the_table() -> None:
     objects = charts.rendered(charts.EVERYTHING)
-    assert reach(objects, "operator") == ({8480}, {53, 443, 6443})
+    assert reach(objects, "operator") == ({8480}, {53, 443, 6443, 8460})
     assert reach(objects, "urza") == ({8460}, {53, 443, 6443, 5432, 9000})
     quiet = charts.rendered()
     assert reach(quiet, "operator") == (set(), {53, 443, 6443}), "nobody reads metrics unless named"
@@ -147,7 +158,9 @@ def test_training_pods_are_reached_by_each_other_only_and_reach_the_library() ->
         assert selects(urza["podSelector"], labels)
         assert urza["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "esper"}
     urza_policy = next(each for each in policies_of(objects, labels, "esper") if each.get("ingress"))
-    (trainers,) = [peer for peer in urza_policy["ingress"][0]["from"] if "podSelector" in peer]
+    (trainers, operator) = [peer for peer in urza_policy["ingress"][0]["from"] if "podSelector" in peer]
+    assert operator["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
+    assert "namespaceSelector" not in operator
     assert trainers["namespaceSelector"]["matchExpressions"][0]["values"] == ["team-a", "team-b"]
 
 

@@ -8,13 +8,13 @@ import yaml
 
 from esper_operator.keys import run_labels
 from esper_operator.plan.actions import Object
-from esper_operator.plan.pod import MANIFEST, snapshot_name, template
+from esper_operator.plan.pod import INTERRUPTED_EXIT, MANIFEST, snapshot_name, template
 from esper_operator.plan.settings import PodSettings
 from leyline.resources import API_VERSION, TrainingRun
 from leyline.resources.training_run import MUTABLE_SPEC_FIELDS
 
-BAD_INPUT_EXIT, INTERRUPTED_EXIT = 2, 130
-"""Exit codes of ``esper``: for a manifest it refuses, which trying again can't help; for a signal before the end."""
+BAD_INPUT_EXIT = 2
+"""Exit code of ``esper`` for a manifest it refuses: trying again can't help."""
 
 
 def _metadata(run: TrainingRun, name: str) -> Object:

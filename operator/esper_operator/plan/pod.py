@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from esper_operator.keys import COMPLETION_INDEX, TRAINER, run_labels
 from esper_operator.plan.actions import Object
@@ -15,6 +15,12 @@ MANIFEST = "manifest.yaml"
 RUNS = "/var/lib/esper/runs"
 CACHE = "/var/cache/esper"
 TOKENS = "/var/run/secrets/esper"
+KEYS = "/etc/esper-keys"
+HTTP_PORT = 8470
+TRAIN = "ESPER_TRAIN_"
+HEALTH = {f"{TRAIN}HTTP_HOST": "0.0.0.0", f"{TRAIN}HTTP_PORT": str(HTTP_PORT)}
+INTERRUPTED_EXIT = 130
+"""What a trainer ends with that a signal stopped: to a Job, 0 would be the end of the run."""
 MEETING_PORT = 29400
 TOKEN_SECONDS = 3600
 
@@ -70,6 +76,7 @@ def _container(run: TrainingRun, settings: PodSettings) -> Object:
     ]
     if settings.urza_url:
         mounts.append({"name": "tokens", "mountPath": TOKENS, "readOnly": True})
+    mounts += [{"name": key.volume, "mountPath": key.folder, "readOnly": True} for key in keys(settings)]
     return {
         "name": TRAINER,
         "image": run.spec.image or settings.image,
@@ -77,6 +84,7 @@ def _container(run: TrainingRun, settings: PodSettings) -> Object:
         "command": command(run),
         "env": environment(run, settings),
         "envFrom": [{"secretRef": {"name": name}} for name in settings.env_secrets],
+        "ports": [{"name": "http", "containerPort": HTTP_PORT}],
         "resources": {name: amounts for name, amounts in resources.items() if amounts},
         "volumeMounts": mounts,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -88,12 +96,16 @@ def _container(run: TrainingRun, settings: PodSettings) -> Object:
 
 def command(run: TrainingRun) -> list[str]:
     """What the container runs: ``esper`` itself, whose exit codes the Job goes by (a launcher would hide them)."""
-    return ["esper", "train", "--manifest", f"{MANIFESTS}/{MANIFEST}", "--output", f"{RUNS}/{run.metadata.uid}"]
+    return [
+        "esper", "train", "--manifest", f"{MANIFESTS}/{MANIFEST}", "--output", f"{RUNS}/{run.metadata.uid}",
+        "--suspended-exit", str(INTERRUPTED_EXIT),
+    ]  # fmt: skip
 
 
 def environment(run: TrainingRun, settings: PodSettings) -> list[Object]:
     """Variables of the container; what the operator was told wins over what it would say itself."""
-    plain = {"HOME": "/tmp", "ESPER_CACHE_DIR": CACHE}
+    plain = {"HOME": "/tmp", "ESPER_CACHE_DIR": CACHE, f"{TRAIN}CACHE_DIR": CACHE} | HEALTH
+    plain |= {key.variable: f"{key.folder}{key.file}" for key in keys(settings)}
     if settings.urza_url:
         plain |= {"ESPER_LIBRARY_URL": settings.urza_url, "ESPER_LIBRARY_TOKEN_FILE": f"{TOKENS}/urza"}
     if settings.checkpoints_url:
@@ -101,6 +113,35 @@ def environment(run: TrainingRun, settings: PodSettings) -> list[Object]:
         plain |= {"ESPER_CHECKPOINTS_URL": place}
     named: list[Object] = [{"name": name, "value": value} for name, value in (plain | dict(settings.env)).items()]
     return named if run.spec.parallelism == 1 else [*named, *_rank(run)]
+
+
+class KeyFile(NamedTuple):
+    """A volume of keys, its source, where it is mounted, the file in it that counts, and the variable that says so."""
+
+    volume: str
+    source: Object
+    folder: str
+    file: str
+    variable: str
+
+
+def keys(settings: PodSettings) -> list[KeyFile]:
+    """Key files that the operator was told of."""
+    secret = {"secret": {"secretName": settings.bus_key_secret, "defaultMode": 0o440}}
+    trust, kernels = _config(settings.bus_trust), _config(settings.kernel_keys)
+    known = (
+        (settings.bus_key_secret, KeyFile("bus-key", secret, f"{KEYS}/bus", "/key.pem", f"{TRAIN}BUS_KEY_FILE")),
+        (settings.bus_trust, KeyFile("bus-trust", trust, f"{KEYS}/trusted", "", f"{TRAIN}BUS_TRUST_DIR")),
+        (
+            settings.kernel_keys,
+            KeyFile("kernel-keys", kernels, f"{KEYS}/kernels", "/public.json", f"{TRAIN}PUBLIC_KEYS_FILE"),
+        ),
+    )
+    return [entry for name, entry in known if name]
+
+
+def _config(name: str) -> Object:
+    return {"configMap": {"name": name}}
 
 
 def _rank(run: TrainingRun) -> list[Object]:
@@ -125,4 +166,4 @@ def _volumes(run: TrainingRun, settings: PodSettings) -> list[Object]:
     if settings.urza_url:
         token = {"audience": settings.urza_audience, "expirationSeconds": TOKEN_SECONDS, "path": "urza"}
         volumes.append({"name": "tokens", "projected": {"sources": [{"serviceAccountToken": token}]}})
-    return volumes
+    return volumes + [{"name": key.volume, **key.source} for key in keys(settings)]

@@ -21,6 +21,8 @@ class PodSettings:
         runs: the volume source that keeps run directories, in Kubernetes' form; pods that die must find them again.
         env: plain variables of every pod; nothing secret.
         env_secrets: Secrets (in the run's namespace) whose keys become variables; a missing one is an error of the pod.
+        bus_key_secret: Secret beside the run with ``key.pem``, which its trainer signs messages with.
+        bus_trust, kernel_keys: ConfigMaps beside the run: public keys of the bus, and ``public.json`` of the pools.
         grace_seconds: between SIGTERM and SIGKILL: long enough for a checkpoint.
     """
 
@@ -32,4 +34,7 @@ class PodSettings:
     runs: Mapping[str, Any] = field(default_factory=lambda: {"emptyDir": {}})
     env: Mapping[str, str] = field(default_factory=dict)
     env_secrets: tuple[str, ...] = ()
+    bus_key_secret: str = ""
+    bus_trust: str = ""
+    kernel_keys: str = ""
     grace_seconds: int = 30

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from api_server import SETTINGS, UID, ApiServer, pod, run_object
 from esper_operator.plan.actions import Adjust, Create, Delete
 from esper_operator.plan.observed import Observed, Refusal
-from esper_operator.plan.pod import environment
+from esper_operator.plan.pod import environment, template
 from esper_operator.plan.reading import read_run
 from esper_operator.plan.training_run import plan
 from leyline.resources import load
@@ -141,6 +141,31 @@ def test_each_run_keeps_its_checkpoints_in_a_place_of_its_own() -> None:
     told = {each["name"]: each.get("value") for each in environment(run, settings)}
     assert told["ESPER_CHECKPOINTS_URL"] == f"s3://runs/all/lab/{UID}"
     assert told["ESPER_LIBRARY_URL"] == "http://urza:8460"
+
+
+def test_keys_are_mounted_where_the_trainer_is_told_they_are() -> None:
+    run = read_run(run_object())
+    settings = replace(SETTINGS, bus_key_secret="bus", bus_trust="trusted", kernel_keys="kernels")
+    spec = template(run, settings)["spec"]
+    (container,) = spec["containers"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    folders = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    sources = {each["name"]: each for each in spec["volumes"]}
+    assert told["ESPER_TRAIN_BUS_KEY_FILE"] == f"{folders['bus-key']}/key.pem"
+    assert told["ESPER_TRAIN_BUS_TRUST_DIR"] == folders["bus-trust"]
+    assert told["ESPER_TRAIN_PUBLIC_KEYS_FILE"] == f"{folders['kernel-keys']}/public.json"
+    assert sources["bus-key"]["secret"]["secretName"] == "bus"
+    assert {sources[name]["configMap"]["name"] for name in ("bus-trust", "kernel-keys")} == {"trusted", "kernels"}
+    assert "bus-key" not in {each["name"] for each in template(run, SETTINGS)["spec"]["volumes"]}
+
+
+def test_a_trainer_that_obeys_a_signal_is_not_taken_for_one_that_is_done() -> None:
+    job = started().objects["Job", "grow"]["spec"]
+    command = job["template"]["spec"]["containers"][0]["command"]
+    code = int(command[command.index("--suspended-exit") + 1])
+    ignored = [rule["onExitCodes"]["values"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
+    assert code != 0
+    assert [code] in ignored
 
 
 def test_a_running_run_says_so_once() -> None:

@@ -176,6 +176,16 @@ def test_a_dispatcher_that_dies_is_replaced_by_one_that_asks_the_library(pipelin
     assert dispatcher.resume(pipeline.stop) == 0
 
 
+def test_what_somebody_entered_without_a_word_is_found_and_made(pipeline: Pipeline) -> None:
+    identity = identity_of("low_rank")
+    pipeline.start(pipeline.dispatcher(round_seconds=0.2))
+    parsed = ArtifactId.parse(identity)
+    pipeline.sql.register_blueprint("low_rank", CATALOGUE["low_rank"].ir, 0.2)
+    pipeline.sql.begin(parsed, "low_rank", VECTOR, "fast", parsed.hardware, parsed.toolchain)
+    pipeline.until(lambda: pipeline.state(identity) is State.VALIDATED)
+    assert sum(pipeline.builds.asked.values()) == 1
+
+
 def test_who_is_given_up_on_is_not_resumed(pipeline: Pipeline) -> None:
     pipeline.benchmarks.plan = lambda _: "noisy"
     dispatcher = pipeline.start()

@@ -180,6 +180,16 @@ def train(
             help="Keep checkpoints in a bucket, s3://BUCKET/PREFIX. [dim]default: the setting, or DIR[/dim]",
         ),
     ] = None,
+    suspended_exit: Annotated[
+        int,
+        typer.Option(
+            "--suspended-exit",
+            metavar="CODE",
+            min=0,
+            max=255,
+            help="Exit code when SIGTERM stopped it; a Kubernetes Job takes 0 for the end of the run.",
+        ),
+    ] = 0,
     debug: Debug = False,
 ) -> None:
     """Train as a process of an installation.
@@ -189,7 +199,8 @@ def train(
     /healthz, /readyz, /metrics and /api/v1/system/status are served.
 
     Started again it goes on from its checkpoint by itself, on any machine
-    that reaches the bucket. SIGTERM: a checkpoint is stored, then 0.
+    that reaches the bucket. SIGTERM: a checkpoint is stored, then 0
+    or --suspended-exit.
 
     [bold]Example[/bold]
 
@@ -197,7 +208,7 @@ def train(
     """
     from esper.cli.train import train_manifest
 
-    train_manifest(file, out, config, checkpoints)
+    train_manifest(file, out, config, checkpoints, suspended_exit)
 
 
 @app.command()

@@ -14,8 +14,10 @@ from esper.cli.run import EXIT_CODES
 from esper.errors import BadInput
 
 
-def train_manifest(file: Path, out: Path, config: Path | None, checkpoints: str | None) -> None:
-    """Train ``file`` into ``out`` and leave with the exit code of its phase.
+def train_manifest(
+    file: Path, out: Path, config: Path | None, checkpoints: str | None, suspended_exit: int = DONE
+) -> None:
+    """Train ``file`` into ``out`` and leave with its phase's exit code, or ``suspended_exit`` when a signal stopped it.
 
     Raises:
         EsperError: whatever stopped the run.
@@ -35,9 +37,14 @@ def train_manifest(file: Path, out: Path, config: Path | None, checkpoints: str 
             place = CheckpointSettings.model_validate(settings.checkpoints.model_dump() | {"url": checkpoints})
             settings = settings.model_copy(update={"checkpoints": place})
     summary = train(settings, manifest, out)
-    code = EXIT_CODES[summary.phase]
+    code = exit_code(summary.phase, suspended_exit)
     if code != DONE:
         raise typer.Exit(code)
+
+
+def exit_code(phase: str, suspended_exit: int) -> int:
+    """What a run of this phase ends with; one that a signal stopped is not done, which its starter may want to know."""
+    return suspended_exit if phase == "Suspended" else EXIT_CODES[phase]
 
 
 def send(run: str, action: str, seed: str, reason: str, config: Path | None, timeout: float) -> None:

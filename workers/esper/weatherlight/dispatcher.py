@@ -73,6 +73,7 @@ class Dispatcher:
         build_seconds: how long a build may take; 0 takes the strategy's own limit.
         benchmark_seconds: how long checking and measuring one artifact may take.
         letters_seconds: between two looks at the dead letters; each is a question to the broker.
+        round_seconds: between two looks for what others have entered in the library without saying so; 0 for never.
         sweep_seconds, grace_seconds: how often the library is swept, 0 for never, and what is old enough.
         clock: monotonic seconds, for what is done now and then.
     """
@@ -87,6 +88,7 @@ class Dispatcher:
         build_seconds: float = 0.0,
         benchmark_seconds: float = BENCHMARK_SECONDS,
         letters_seconds: float = 0.5,
+        round_seconds: float = 0.0,
         sweep_seconds: float = 0.0,
         grace_seconds: float = 86_400.0,
         tally: Tally | None = None,
@@ -97,6 +99,7 @@ class Dispatcher:
         self._build_seconds, self._benchmark_seconds = build_seconds, benchmark_seconds
         self._clock = clock
         self._letters = _Every(letters_seconds, clock)
+        self._round = _Every(round_seconds, clock, at_once=False)
         self._sweep, self._grace = _Every(sweep_seconds, clock, at_once=False), grace_seconds
         self._lock = threading.RLock()
         self._underway: dict[str, State] = {}
@@ -307,6 +310,8 @@ class Dispatcher:
                 self._bury(stop)
             except BusError as error:
                 _LOG.warning("dead letters: %s", error)
+        if self._round.due():
+            self.resume(stop)
         if self._sweep.due():
             swept = self._library.ask(lambda library: library.sweep(self._grace), stop)
             _LOG.info("swept: %d blobs, %d bytes, files of %d artifacts", swept.blobs, swept.bytes, swept.artifacts)

@@ -58,6 +58,10 @@ class DispatchSettings(ProcessSettings):
     letters_seconds: float = Field(
         default=5.0, ge=1, le=3600, description="Seconds between two looks at the dead letters; each asks the broker."
     )
+    round_seconds: float = Field(
+        default=15.0, ge=0, le=3600,
+        description="Seconds between two looks for artifacts that were entered without a message; 0 is never.",
+    )  # fmt: skip
     sweep_interval_seconds: float = Field(
         default=21_600.0, ge=0, description="Seconds between two sweeps of the library; 0 is never."
     )
