@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import parts
 from artifacts import VECTOR
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import load_kernel
@@ -272,3 +273,30 @@ def test_a_token_without_the_role_is_named(site: Installation) -> None:
     assert urabrask.process.wait(60) == 3
     assert "library: " in urabrask.said()
     assert "'somebody' has the roles reader; this needs admin or worker" in urabrask.said()
+
+
+@pytest.mark.slow
+def test_a_library_that_is_killed_is_waited_for_and_no_work_is_blamed(tmp_path: Path) -> None:
+    library = SqlLibrary.open(tmp_path / "library")
+    with installation(tmp_path, library) as site:
+        port = parts.free_port()
+        database = f"sqlite:///{tmp_path / 'library' / 'urza.sqlite'}"
+        served = site.serve(port, database, tmp_path / "library" / "blobs")
+        site.address = f"http://127.0.0.1:{port}"
+        processes = [site.start(name) for name in ("dispatcher", "tezzeret")]
+        site.until(lambda: all(each.ready() for each in processes))
+        identity, interface = wanted(site, 24)
+        served.kill()
+        served.wait()
+        ask(site, identity, interface)
+        tezzeret = processes[1]
+        # It holds on to the message: the readiness probe says why, and nothing has failed.
+        site.until(lambda: not tezzeret.ready())
+        assert tezzeret.metric('esper_deliveries_total{outcome="failed",topic="work.tezzeret.compile"}') == 0
+        assert site.record(identity).state is State.PENDING_BUILD
+        site.serve(port, database, tmp_path / "library" / "blobs")
+        site.until(lambda: site.record(identity).state is State.PENDING_BENCHMARK)
+        site.until(lambda: all(each.ready() for each in processes))
+        assert site.bus.dead_letters() == []
+        assert tezzeret.end() == 0
+    library.close()

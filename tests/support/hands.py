@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import BUILDER, VALIDATOR
+from esper.errors import LibraryError
 from esper.kernel import manifest_for, read_artifact, sign_built, sign_validated, write_artifact
 from esper.tezzeret import BuildRequest, BuildVerdict
 from esper.urabrask import BenchmarkRequest, ValidationReport
@@ -67,6 +68,7 @@ class AwayLibrary:
     def __init__(self, library: Any) -> None:
         self._library = library
         self.away = threading.Event()
+        self.error: LibraryError = LibraryUnavailable("the library is away")
         self.calls: Counter[str] = Counter()
 
     def __getattr__(self, name: str) -> Any:
@@ -75,7 +77,7 @@ class AwayLibrary:
         def asked(*arguments: Any, **more: Any) -> Any:
             if self.away.is_set():
                 self.calls[name] += 1
-                raise LibraryUnavailable("the library is away")
+                raise self.error
             return method(*arguments, **more)
 
         return asked

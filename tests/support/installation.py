@@ -24,6 +24,7 @@ from esper.kernel.signing import PublicKeys
 from esper.oona.keyfiles import TRUSTED, TrustedFolder, load_signer, make_key
 from esper.oona.pulsar import PulsarBus, provision
 from esper.urza import KernelRecord, RemoteLibrary, SqlLibrary
+from esper.urza.issuing import JWKS
 from esper.weatherlight.keys import PUBLIC, load_public_keys, make_signing_key
 from esper.weatherlight.post import Post
 from esper.weatherlight.remote import RemoteKernels
@@ -148,6 +149,23 @@ class Installation:
             )  # fmt: skip
         self._running.append(Running(process, port, log))
         return self._running[-1]
+
+    def serve(self, port: int, database_url: str, blobs: Path) -> subprocess.Popen[bytes]:
+        """The library's service as a process of its own, for tests that kill it; returns once it is ready."""
+        settings = {
+            "port": port, "database_url": database_url, "blobs": str(blobs), "issuer": services.ISSUER,
+            "jwks_file": str(services.keys() / JWKS),
+        }  # fmt: skip
+        path = self.folder / "urza.yaml"
+        path.write_text(yaml.safe_dump(settings))
+        with path.with_suffix(".log").open("ab") as said:
+            process = subprocess.Popen(
+                [*UNTIL_WE_DIE, str(ESPER), "urza", "serve", "--config", str(path)], stdin=subprocess.DEVNULL,
+                stdout=said, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+        self._running.append(Running(process, port, path.with_suffix(".log")))
+        self.until(self._running[-1].ready)
+        return process
 
     def until(self, what: Callable[[], bool], patience: float = PATIENCE) -> None:
         """Wait for something to become true."""

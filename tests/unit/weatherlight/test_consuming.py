@@ -13,7 +13,7 @@ from google.protobuf.message import Message as Payload
 
 from esper.errors import LibraryError
 from esper.oona import InProcessBus, Message, Outcome
-from esper.urza import LibraryUnavailable
+from esper.urza import AccessDenied, LibraryUnavailable
 from esper.weatherlight.consuming import Activity, Again, Consumer
 from esper.weatherlight.post import Post
 from leyline.errors import EnvelopeError
@@ -90,7 +90,9 @@ def test_a_message_s_own_fault_is_its_own(bench: Bench, error: Exception) -> Non
     assert letter.cause == f"{type(error).__name__}: {error}"
 
 
-@pytest.mark.parametrize("error", [LibraryUnavailable("away"), RuntimeError("the disk is gone"), OSError("full")])
+@pytest.mark.parametrize(
+    "error", [LibraryUnavailable("away"), AccessDenied("expired"), RuntimeError("the disk is gone"), OSError("full")]
+)
 def test_a_fault_of_what_is_around_it_fails_the_thread_as_well(bench: Bench, error: Exception) -> None:
     bench.raised = [error]
     bench.send()

@@ -9,7 +9,7 @@ import pytest
 
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import PublicKeys, SigningKey
-from esper.urza import KernelQuery, KernelRecord, State
+from esper.urza import AccessDenied, InvalidEntry, KernelQuery, KernelRecord, LibraryUnavailable, State
 from esper.weatherlight.shelf import RunShelf
 from leyline.interface import Interface, Layout
 from leyline.resources import TrainingRunSpec
@@ -110,3 +110,37 @@ def test_a_query_asks_for_what_the_manifest_allows(shop):
     shelf(shop, changed).arrivals()
     assert shop.asked[-1].blueprints == tuple(named)
     assert shop.asked[-1].max_risk == 1.0  # the controller lets an approved one pass, whatever its risk
+
+
+@pytest.mark.parametrize("error", [LibraryUnavailable("away"), AccessDenied("the token has run out")])
+def test_a_library_that_is_away_has_nothing_new_where_that_is_told(shop, error):
+    shop.records[8] = [record("w")]
+    told: list[Exception] = []
+    patient = RunShelf(shop, Source(), SLOTS, SPEC, "x86_64", "0" * 8, away=told.append)
+    query, calls = shop.query, []
+
+    def breaks(asked: KernelQuery) -> list[KernelRecord]:
+        calls.append(asked)
+        if len(calls) == 3:
+            raise error
+        return query(asked)
+
+    shop.query = breaks
+    assert patient.arrivals() == ["w"], "what came before the library went stays"
+    assert told == [error]
+    shop.records[4] = [record("n")]
+    assert patient.arrivals() == ["n"]
+    assert told == [error]
+    calls.clear()
+    calls += [None, None]
+    with pytest.raises(type(error)):
+        shelf(shop).arrivals()
+
+
+def test_other_errors_of_the_library_are_errors(shop):
+    def wrong(asked: KernelQuery) -> list[KernelRecord]:
+        raise InvalidEntry("no")
+
+    shop.query = wrong
+    with pytest.raises(InvalidEntry):
+        RunShelf(shop, Source(), SLOTS, SPEC, "x86_64", "0" * 8, away=lambda _: None).arrivals()

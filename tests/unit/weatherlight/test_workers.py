@@ -12,11 +12,12 @@ import pytest
 from google.protobuf.message import Message as Payload
 
 from artifacts import VECTOR
+from esper.errors import LibraryError
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.oona import InProcessBus
 from esper.tezzeret import BuildRequest, BuildVerdict
-from esper.urza import LibraryUnavailable, SqlLibrary, State
+from esper.urza import AccessDenied, LibraryUnavailable, SqlLibrary, State
 from esper.weatherlight.patient import PatientLibrary
 from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
 from esper.weatherlight.quiet import Quiet
@@ -194,7 +195,9 @@ def test_what_is_not_the_message_s_fault_fails_the_thread(bench: Bench) -> None:
         bench.work(bench.compiler(), request_for(bench.identity))
 
 
-def test_a_library_that_is_away_is_waited_for(bench: Bench) -> None:
+@pytest.mark.parametrize("error", [LibraryUnavailable("away"), AccessDenied("the token has run out")])
+def test_a_library_that_is_away_is_waited_for(bench: Bench, error: LibraryError) -> None:
+    bench.library.error = error
     bench.library.away.set()
     timer = threading.Timer(0.7, bench.library.away.clear)
     timer.start()

@@ -17,7 +17,7 @@ from google.protobuf.message import Message as Payload
 
 from esper.errors import EsperError, LibraryError
 from esper.oona import Bus, Message, Outcome
-from esper.urza import LibraryUnavailable
+from esper.weatherlight.patient import AWAY
 from esper.weatherlight.post import Post
 from leyline.envelope import Opened
 from leyline.errors import LeylineError
@@ -141,6 +141,6 @@ class Consumer:
 
 def _of_the_message(error: Exception) -> bool:
     """Whether a message itself is to blame for an error."""
-    if isinstance(error, LibraryUnavailable):
+    if isinstance(error, AWAY):
         return False
     return isinstance(error, Again | Stopped | LibraryError | LeylineError | ValueError)

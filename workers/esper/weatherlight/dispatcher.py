@@ -25,9 +25,9 @@ from google.protobuf.message import Message as Payload
 
 from esper.errors import BusError, LibraryError
 from esper.oona import Bus, DeadLetter, Message
-from esper.urza import InvalidEntry, KernelRecord, Library, LibraryUnavailable, State, UnknownArtifact, UnknownBlueprint
+from esper.urza import InvalidEntry, KernelRecord, Library, State, UnknownArtifact, UnknownBlueprint
 from esper.weatherlight.consuming import Around, Consumer, Tally
-from esper.weatherlight.patient import PatientLibrary
+from esper.weatherlight.patient import AWAY, PatientLibrary
 from esper.weatherlight.post import (
     Post,
     field_report_from_wire,
@@ -342,7 +342,7 @@ class Dispatcher:
                 _LOG.error("%s: %s", identity, cause)
                 self._library.ask(lambda library: library.reject(identity, cause), stop)
                 self._look(identity, stop)
-        except LibraryUnavailable:
+        except AWAY:
             raise
         except (LeylineError, LibraryError) as error:
             _LOG.warning("dead letter %s of %s: %s", letter.letter_id, letter.topic, error)

@@ -27,7 +27,7 @@ from esper.tolaria.desk import Desk
 from esper.tolaria.herald import Herald
 from esper.tolaria.store import BucketStore, Committer, DirectoryStore
 from esper.tolaria.trainer import Trainer
-from esper.urza import Library, LibraryUnavailable
+from esper.urza import Library
 from esper.weatherlight.counting import RunCollector
 from esper.weatherlight.kernels import Kernels, Prepared
 from esper.weatherlight.keys import load_public_keys
@@ -273,7 +273,7 @@ class PodSession(Session):
             self._told["library" if part == "library" else "kernels"] = "ok" if said == "back" else said
         self.progress.message(words, "info" if said == "back" else "warning")
 
-    def _library_away(self, error: LibraryUnavailable) -> None:
+    def _library_away(self, error: LibraryError) -> None:
         if self.remote is not None:
             self.remote.away(error)
 

@@ -19,11 +19,12 @@ from esper.errors import BusError, LibraryError
 from esper.kernel.hardware import hardware_target
 from esper.kernel.signing import PublicKeys
 from esper.oona import Bus, BusFull, Message
-from esper.urza import KernelRecord, Library, LibraryUnavailable, State
+from esper.urza import KernelRecord, Library, State
 from esper.weatherlight.backoff import Backoff
 from esper.weatherlight.consuming import Consumer
 from esper.weatherlight.dispatcher import FINAL, NOISY_TRIES
 from esper.weatherlight.kernels import Kernels
+from esper.weatherlight.patient import AWAY
 from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
 from esper.weatherlight.supervisor import Status, Supervisor
 from esper.weatherlight.wanted import Wanted
@@ -82,7 +83,7 @@ class RemoteKernels(Kernels):
         self._supervisor = Supervisor(_FOR_EVER)
         self._started = False
 
-    def away(self, error: LibraryUnavailable) -> None:
+    def away(self, error: LibraryError) -> None:
         """Somebody else who asks the library for this run has found that it is away."""
         self._missing("library", error)
 
@@ -90,8 +91,8 @@ class RemoteKernels(Kernels):
         """See ``Kernels.arrivals``; none while the library is away."""
         try:
             found = super().arrivals()
-        except LibraryUnavailable as error:
-            self.away(error)
+        except AWAY as error:
+            self._missing("library", error)
             return []
         self._back("library")
         return found
@@ -199,7 +200,7 @@ class RemoteKernels(Kernels):
     def _look(self, artifact_id: str) -> KernelRecord | None:
         try:
             record = super()._look(artifact_id)
-        except LibraryUnavailable as error:
+        except AWAY as error:
             self._missing("library", error)
             return None
         self._back("library")

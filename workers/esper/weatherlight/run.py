@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from esper.errors import BadInput, OutputDirectoryError, RunFailed
+from esper.errors import BadInput, LibraryError, OutputDirectoryError, RunFailed
 from esper.karn.catalogue import CATALOGUE
 from esper.kasmina import SeedBank, wrap
 from esper.kernel.hardware import hardware_target, toolchain_hash
@@ -33,7 +33,7 @@ from esper.tolaria.recorder import Recorder
 from esper.tolaria.store import BucketStore, Committer
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
-from esper.urza import Library, LibraryUnavailable, SqlLibrary
+from esper.urza import Library, SqlLibrary
 from esper.weatherlight.beside import KernelProcess
 from esper.weatherlight.kernels import Kernels, Prepared
 from esper.weatherlight.outdir import MANIFEST, OutputDirectory
@@ -152,7 +152,7 @@ class Session:
 
     # -- what is another in an installation of several processes ------------------------------------------------------
 
-    away: Callable[[LibraryUnavailable], object] | None = None
+    away: Callable[[LibraryError], object] | None = None
     """Told that the library can't be asked while the run goes on; if None, that ends the run."""
 
     def open_library(self) -> Library:

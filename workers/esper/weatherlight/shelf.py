@@ -11,7 +11,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esper.urza import KernelQuery, KernelRecord, LibraryUnavailable, State, UnknownArtifact
+from esper.errors import LibraryError
+from esper.urza import KernelQuery, KernelRecord, State, UnknownArtifact
+from esper.weatherlight.patient import AWAY
 
 if TYPE_CHECKING:
     from esper.kernel import PublicKeys
@@ -43,7 +45,7 @@ class RunShelf:
 
     def __init__(
         self, library: Library, source: Source, slots: Mapping[str, Interface], spec: TrainingRunSpec,
-        hardware: str, toolchain: str, *, away: Callable[[LibraryUnavailable], object] | None = None,
+        hardware: str, toolchain: str, *, away: Callable[[LibraryError], object] | None = None,
     ) -> None:  # fmt: skip
         self._away = away
         self._library, self._source, self._slots, self._spec = library, source, dict(slots), spec
@@ -81,7 +83,7 @@ class RunShelf:
         for slot, interface in self._slots.items():
             try:
                 offered = self._library.query(self._query(interface))
-            except LibraryUnavailable as error:
+            except AWAY as error:
                 if self._away is None:
                     raise
                 self._away(error)
