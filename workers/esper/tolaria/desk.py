@@ -127,6 +127,12 @@ class Desk:
                 self._sequences[asked.producer] = asked.sequence
         return taken
 
+    @property
+    def waiting(self) -> int:
+        """Commands that wait for a boundary."""
+        with self._lock:
+            return len(self._waiting)
+
     def wait(self, seconds: float) -> None:
         """Return when a command waits, at the latest after ``seconds``."""
         with self._changed:

@@ -246,6 +246,7 @@ class PodSession(Session):
             "news": {"behind": outside.herald.behind if outside.herald else 0},
             "commands": {
                 "last": [result.to_dict() for result in list(outside.desk.results)] if outside.desk else [],
+                "waiting": outside.desk.waiting if outside.desk else 0,
                 "refused": outside.desk.refused() if outside.desk else {},
             },
             "conditions": self._conditions(trainer),

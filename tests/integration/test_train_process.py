@@ -1,0 +1,132 @@
+"""``esper train`` with a real broker, a library's service and a bucket: started, stopped, killed, moved, commanded."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from safetensors.torch import load_file
+
+import real_s3
+from brokers import need_broker
+from esper.tolaria.state import tensors_digest
+from esper.weatherlight.run import run
+from leyline.resources import load
+from runs import BASE, merged
+from trainers import Place, place
+
+EPOCHS = 12
+RUN: dict[str, Any] = merged(
+    BASE, {"metadata": {"name": "pod"}, "spec": {"training": {"epochs": EPOCHS, "stepsPerEpoch": 40}}}
+)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with place(tmp_path_factory.mktemp("installed"), need_broker()) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Every bit of the model that the same manifest gives on one machine."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run(load(RUN), out).phase == "Completed"
+    return digest_of(out)
+
+
+def digest_of(out: Path) -> str:
+    tensors = {}
+    for path in sorted((out / "model").glob("*.safetensors")):
+        tensors.update({f"{path.name}/{name}": value for name, value in load_file(path).items()})
+    assert tensors
+    return tensors_digest(tensors)
+
+
+def test_killed_moved_and_stopped_it_ends_with_the_same_bits(installed: Place, undisturbed: str) -> None:
+    watcher = installed.heard("moves")
+    with installed.trainer(RUN, "move-1", "moves") as one:
+        one.until(lambda: httpx.get(f"{one.address()}/readyz").status_code == 200)
+        one.until(lambda: one.epoch() >= 2)
+        metrics = httpx.get(f"{one.address()}/metrics").text
+        assert "esper_run_epoch " in metrics
+        one.kill()
+    with installed.trainer(RUN, "move-2", "moves") as two:
+        two.until(lambda: two.epoch() >= 4)
+        assert two.terminate() == 0, two.words()
+        assert json.loads((two.out / "summary.json").read_text())["phase"] == "Suspended"
+    with installed.trainer(RUN, "move-3", "moves") as three:
+        assert three.ended() == 0, three.words()
+    assert digest_of(three.out) == undisturbed
+    events = [json.loads(line) for line in (three.out / "events.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events if event["kind"] == "epoch"] == list(range(1, EPOCHS + 1))
+    watcher.until(lambda: {epoch for _, epoch in watcher.epochs} == set(range(1, EPOCHS + 1)))
+    ids = dict(watcher.epochs)
+    assert len(ids) == EPOCHS, "what was told twice was told under one id"
+    client = real_s3.client(installed.bucket)
+    left = {
+        item["Key"] for item in client.list_objects_v2(Bucket=installed.bucket.name, Prefix="moves/output/")["Contents"]
+    }
+    assert {"moves/output/manifest.yaml", "moves/output/summary.json", "moves/output/report.html"} <= left
+
+
+def test_a_second_trainer_takes_the_run_and_the_first_is_told(installed: Place) -> None:
+    longer = merged(RUN, {"spec": {"training": {"epochs": 5000}}})
+    with installed.trainer(longer, "twice-1", "twice") as one:
+        one.until(lambda: one.epoch() >= 1)
+        with installed.trainer(longer, "twice-2", "twice") as two:
+            assert one.ended() == 3
+            assert "another trainer owns this run" in one.words()
+            assert two.terminate() == 0, two.words()
+
+
+def test_people_command_it(installed: Place, undisturbed: str) -> None:
+    watcher = installed.heard("people")
+    with installed.trainer(RUN, "ctl-1", "ctl") as one:
+        one.until(lambda: one.epoch() >= 1)
+        done = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--reason", "lunch")
+        assert done.returncode == 0, done.stderr
+        assert "pause done after epoch" in done.stdout
+        status = one.status()
+        assert status["phase"] == "Paused"
+        assert status["conditions"] == dict.fromkeys(("bus", "checkpoints", "commands", "kernels", "library"), "ok")
+        assert [(each["action"], each["applied"]) for each in status["commands"]["last"]] == [("pause", True)]
+        step = status["step"]
+        refused = installed.esper("ctl", "pod", "cull", "blocks.0/0", "-c", str(installed.ctl))
+        assert refused.returncode == 3
+        assert "there is no seed" in refused.stderr
+        done = installed.esper("ctl", "pod", "checkpoint", "-c", str(installed.ctl))
+        assert done.returncode == 0, done.stderr
+        time.sleep(1.0)
+        assert one.status()["step"] == step, "it trained while it was paused"
+        shown = installed.esper("ctl", "pod", "status", "--at", one.address())
+        assert "Paused" in shown.stdout
+        assert one.terminate() == 0, one.words()
+    with installed.trainer(RUN, "ctl-2", "ctl") as two:
+        two.until(lambda: two.status()["phase"] == "Paused")
+        assert two.status()["commands"]["last"][0]["action"] == "pause", "what was done is remembered"
+        done = installed.esper("ctl", "pod", "resume", "-c", str(installed.ctl))
+        assert done.returncode == 0, done.stderr
+        assert two.ended() == 0, two.words()
+    assert digest_of(two.out) == undisturbed, "waiting changes no bit"
+    watcher.until(lambda: len(watcher.results) >= 4)
+    assert [result.applied for result in watcher.results] == [True, False, True, True]
+    unheard = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--timeout", "2")
+    assert unheard.returncode == 3
+    assert "no answer to pause" in unheard.stderr
+
+
+def test_what_is_missing_is_named_at_once(installed: Place, tmp_path: Path) -> None:
+    with installed.trainer(
+        RUN, "missing", "missing", ESPER_LIBRARY_URL="http://127.0.0.1:1", ESPER_CHECKPOINTS_ENDPOINT="http://127.0.0.1:2",
+        ESPER_LIBRARY_PATIENCE_SECONDS="1",
+    ) as one:  # fmt: skip
+        assert one.ended() == 3
+        words = one.words()
+    assert "library:" in words
+    assert "checkpoints:" in words
