@@ -153,3 +153,33 @@ def test_a_work_directory_is_made_and_left_empty(tmp_path: Path) -> None:
     writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_page_behind_a_token_is_for_who_has_it(tmp_path: Path) -> None:
+    secret = "s3cret"
+
+    def renewed() -> str:
+        return secret
+
+    def unreadable() -> str:
+        raise BadInput("status_token_file: gone")
+
+    with StatusServer(CollectorRegistry(), {}, {}) as server:
+        server.add("/local", lambda: {"run": "r"}, None)
+        server.add("/guarded", lambda: {"run": "r"}, renewed)
+        server.add("/broken", lambda: {"run": "r"}, unreadable)
+        address = f"http://127.0.0.1:{server.port}"
+        assert httpx.get(f"{address}/local").json() == {"run": "r"}
+
+        def seen(page: str, token: str | None) -> int:
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            return httpx.get(f"{address}{page}", headers=headers).status_code
+
+        assert [seen("/guarded", token) for token in (None, "other", "s3cret")] == [401, 401, 200]
+        secret = ""  # an empty file lets nobody in
+        assert [seen("/guarded", token) for token in (None, "s3cret")] == [401, 401]
+        assert seen("/broken", "s3cret") == 401
+        assert httpx.get(f"{address}/healthz").status_code == 200
+    with StatusServer(CollectorRegistry(), {}, {}, host="0.0.0.0") as server:
+        server.add("/local", lambda: {"run": "r"}, None)
+        assert httpx.get(f"http://127.0.0.1:{server.port}/local").status_code == 401, "no token, not only loopback"
