@@ -189,16 +189,44 @@ def organ_settings() -> str:
     return _own_settings(TezzeretSettings, UrabraskSettings, DispatchSettings, without=ProcessSettings)
 
 
+def train_settings() -> str:
+    """Return the table of what a training process is told besides."""
+    from esper.process.settings import ProcessSettings
+    from esper.weatherlight.settings import TrainSettings
+
+    return _own_settings(TrainSettings, without=ProcessSettings)
+
+
+def checkpoint_settings() -> str:
+    """Return the table of where and how checkpoints in a bucket are kept."""
+    from esper.tolaria.store.settings import CheckpointSettings
+
+    return _own_settings(CheckpointSettings)
+
+
+def ctl_settings() -> str:
+    """Return the table of what commanding a run needs."""
+    from esper.weatherlight.settings import CtlSettings
+
+    return _own_settings(CtlSettings)
+
+
 def _own_settings(*kinds: Any, without: Any = None) -> str:
     """Each kind's fields with their variables."""
+    from esper.settings import sections
+
     common = set() if without is None else set(without.model_fields)
     return table(
         ("setting", "environment", "default", "what it is"),
         [
             (
                 f"`{name}`",
-                f"`{kind.prefix()}{name.upper()}`",
-                "(required)" if field.is_required() else _default(field.default),
+                f"`{sections(kind)[name].prefix()}…`" if name in sections(kind) else f"`{kind.prefix()}{name.upper()}`",
+                "a section"
+                if name in sections(kind)
+                else "(required)"
+                if field.is_required()
+                else _default(field.default),
                 field.description or "",
             )
             for kind in kinds
@@ -285,6 +313,11 @@ PARTS: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "stages": stages,
         "transitions": transitions,
         "gates": gates,
+    },
+    "docs/train.md": {
+        "checkpoint-settings": checkpoint_settings,
+        "train-settings": train_settings,
+        "ctl-settings": ctl_settings,
     },
     "docs/library.md": {"service-paths": service_paths, "service-settings": service_settings},
     "docs/operator.md": {
