@@ -21,9 +21,14 @@ from runs import BASE, merged
 from trainers import Place, place
 
 EPOCHS = 12
-RUN: dict[str, Any] = merged(
-    BASE, {"metadata": {"name": "pod"}, "spec": {"training": {"epochs": EPOCHS, "stepsPerEpoch": 40}}}
-)
+RUN: dict[str, Any] = {
+    **BASE,
+    "metadata": {"name": "pod"},
+    "spec": {
+        "task": {"ref": "esper.tasks.vector:task"}, "slots": [{"path": "blocks.*"}],
+        "training": {"epochs": EPOCHS, "stepsPerEpoch": 100}, "controller": {"policy": "Never"},
+    },
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
