@@ -83,6 +83,36 @@ HELD = (
         "tests/integration/test_resume.py::test_a_polite_stop_inside_an_epoch_loses_no_step",
     ),
     Held(
+        "A killed run whose checkpoints are in a bucket goes on on another machine and ends as if never killed",
+        "every bit of the final state",
+        "4 runs killed at random moments, each time gone on with in an empty directory, on a real S3 server",
+        "tests/integration/test_checkpoints_in_a_bucket.py::test_kill_9_and_on_another_machine_the_same_bits",
+    ),
+    Held(
+        "A kill before any one request of a commit to a bucket leaves the old checkpoint or the new one",
+        "whole, with its journal and log",
+        "each of the first eleven requests",
+        "tests/contract/test_checkpoint_store.py::test_kill_9_before_any_one_request_to_the_bucket",
+    ),
+    Held(
+        "Of two trainers of one run the earlier can commit no more",
+        "none of its commits",
+        "a directory and a bucket",
+        "tests/contract/test_checkpoint_store.py::test_an_earlier_trainer_can_commit_no_more",
+    ),
+    Held(
+        "Forged, stale and foreign commands to a run do nothing",
+        "every bit of the final state",
+        "eleven envelopes in the middle of a run, on the bus in memory and on a real broker",
+        "tests/integration/test_commands.py::test_forged_stale_and_foreign_commands_do_nothing_and_are_counted",
+    ),
+    Held(
+        "News of a run survive a bus that is away and the process that had to tell them",
+        "none lost, in order, one id each",
+        "300 commits while the bus takes nothing; a process that ends before it could tell",
+        "tests/unit/tolaria/test_herald.py::test_a_bus_that_is_away_keeps_nobody_waiting_and_gets_everything_when_it_is_back",
+    ),
+    Held(
         "A numerical fault returns the exact last good state and the run ends well",
         "every bit",
         "NaN, loss spike, a parameter that is not finite, a corrupted seed state",

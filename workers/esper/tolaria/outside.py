@@ -171,6 +171,10 @@ class Outside:
             replace(each, applied=False, reason="undone by a rollback; order it again", error="RolledBack")
             for each in self._owed
         ]
+        if self.desk is not None:
+            known = {each.asked.command_id: each for each in self._owed}
+            for place, each in enumerate(self.desk.results):
+                self.desk.results[place] = known.get(each.asked.command_id, each)
 
     def to_dict(self) -> dict[str, Any]:
         """What must survive a restart."""

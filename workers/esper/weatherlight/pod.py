@@ -6,6 +6,7 @@ stored. While the broker, the library or the bucket are away it trains on, withi
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from typing import Any
 
 import structlog
 
-from esper.errors import BadInput, BusError, LibraryError
+from esper.errors import BadInput, BusError, Interrupted, LibraryError
 from esper.kernel.hardware import hardware_target
 from esper.kernel.signing import PublicKeys
 from esper.objects.s3 import ObjectStore
 from esper.output import Progress, Summary
-from esper.process import Process, writable
+from esper.process import NotReady, Process, writable
 from esper.tamiyo import FieldReport
 from esper.tolaria.desk import Desk
 from esper.tolaria.herald import Herald
@@ -35,7 +36,7 @@ from esper.weatherlight.logged import Logged
 from esper.weatherlight.outdir import MANIFEST, OutputDirectory
 from esper.weatherlight.post import Post
 from esper.weatherlight.remote import RemoteKernels
-from esper.weatherlight.run import Session, bank_device
+from esper.weatherlight.run import Session, bank_device, check_begun
 from esper.weatherlight.settings import TrainSettings
 from leyline.interface import Interface
 from leyline.resources import TrainingRun
@@ -45,6 +46,12 @@ _LOG = structlog.get_logger("esper.train")
 STATUS_PATH = "/api/v1/system/status"
 LAST_WORDS_SECONDS = 5.0
 """How long a trainer that was asked to stop waits for the broker to take its news; a resume sends them again."""
+
+
+class StoppedEarly(Interrupted):
+    """SIGTERM came before there was anything to checkpoint; no failure."""
+
+    exit_code = 0
 
 
 def train(
@@ -65,6 +72,7 @@ def train(
         PartsMissing: something it needs can't be used.
         BadInput: the manifest, the task or the checkpoint can't be used.
         RunFailed: the run could not begin, its checkpoints could not be stored or its reports not be told.
+        StoppedEarly: SIGTERM came before training began.
     """
     began = time.monotonic()
     name = manifest.metadata.name
@@ -88,13 +96,20 @@ def train(
         elsewhere = resume is None or bool(settings.checkpoints.url)
         directory = OutputDirectory(out, resume is not False, elsewhere)
         stack.callback(directory.close)
+        if resume is not None and settings.checkpoints.url:
+            check_begun(store, resume)
         if resume is None:
             resume = store.holds_run() or (out / MANIFEST).exists()
         session = PodSession(
             manifest, out, settings.cache_dir, progress or Logged(name), stack, commits=commits, process=process,
             keys=keys[0],
         )  # fmt: skip
-        trainer = session.prepare(resume, process.stopping)
+        try:
+            trainer = session.prepare(resume, process.stopping)
+        except Interrupted as error:
+            if process.stopping.by is signal.SIGTERM:
+                raise StoppedEarly(f"{name}: asked to stop before training began; nothing was lost") from error
+            raise
         if not resume:
             directory.write_manifest(manifest)
             store.claim()
@@ -134,6 +149,7 @@ class PodSession(Session):
         token = self._token if self.settings.status_token_file is not None else None
         self.process.status.add(STATUS_PATH, self.status, token)
         self.process.registry.register(RunCollector(self.status))
+        self.process.ready["checkpoints"] = self._checkpoints_there
 
     @property
     def settings(self) -> TrainSettings:
@@ -266,6 +282,11 @@ class PodSession(Session):
             if trainer.commits is not None and trainer.commits.trouble:
                 found["checkpoints"] = trainer.commits.trouble
         return dict(sorted(found.items()))
+
+    def _checkpoints_there(self) -> None:
+        commits = self.trainer.commits if self.trainer is not None else None
+        if commits is not None and commits.trouble:
+            raise NotReady("checkpoints can't be stored")
 
     def _note(self, words: str) -> None:
         """What the kernels' side says: ``part: error; …`` when something is away, ``part: back`` afterwards."""

@@ -30,7 +30,7 @@ from esper.tasks import Task, load_task
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.line import Stopped
 from esper.tolaria.recorder import Recorder
-from esper.tolaria.store import BucketStore, Committer
+from esper.tolaria.store import BucketStore, CheckpointStore, Committer
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library, SqlLibrary
@@ -329,13 +329,18 @@ def committer(out: Path, keep: int, url: str, resume: bool, stack: ExitStack) ->
     store = BucketStore(ObjectStore(settings.s3()), out, keep)
     commits = Committer(store, ahead=settings.ahead, patience=settings.patience_seconds, last=settings.stop_seconds)
     stack.callback(commits.close)
+    check_begun(store, resume)
+    return commits
+
+
+def check_begun(store: CheckpointStore, resume: bool) -> None:
+    """Begin only where there is no run, and resume only where there is one; raises ``OutputDirectoryError``."""
     if store.holds_run() != resume:
         raise OutputDirectoryError(
             f"{store.place} holds no run to resume; leave --resume out to start one"
             if resume
             else f"{store.place} already holds a run; go on with --resume, or choose another prefix"
         )
-    return commits
 
 
 def bank_device(bank: SeedBank) -> torch.device:
