@@ -14,6 +14,7 @@ from tests.soak import verify
 from tests.soak.demand import Demand
 from tests.soak.faults import Faults
 from tests.soak.report import Report
+from tests.soak.runs import Runs
 from tests.soak.watch import Watch
 
 from esper.oona.pulsar import PulsarBus, load_settings
@@ -45,7 +46,8 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], object]) -> Report:
         demand = Demand(stack, folder, seed=plan.seed, gap=2.5)
         watch = Watch(stack, PROGRAMS, {"who asks": os.getpid()})
         faults = Faults(stack, PROGRAMS, seed=plan.seed, gap=plan.gap, pause=plan.pause)
-        for part in (demand, watch, faults):
+        runs = Runs(stack, folder, seed=plan.seed, gap=3 * plan.gap)
+        for part in (demand, watch, faults, runs):
             part.start()
         end = time.monotonic() + plan.seconds
         while (left := end - time.monotonic()) > 0:
@@ -53,14 +55,16 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], object]) -> Report:
             tell(f"{sum(faults.kills.values())} kills; {len(demand.asked)} kernels asked for; {left:.0f} s to go")
         faults.stop()
         demand.stop()
-        tell("no more harm; waiting for the last verdicts")
+        tell("no more harm; waiting for the last verdicts and the last run")
         began = time.monotonic()
         lost = demand.settle(SETTLE_SECONDS)
         settled = time.monotonic() - began
+        runs.stop()
         memory = watch.stop()
         problems += [f"{artifact}: without a verdict: {state}" for artifact, state in lost.items()]
         verdicts, wrong = verify.artifacts(stack, demand.asked)
         problems += [*wrong, *verify.rows(stack), *faults.problems, *demand.problems]
+        problems += [*runs.problems, *verify.field_reports(stack, runs.finished)]
         letters = dead_letters(stack)
         demand.close()
     finally:
@@ -68,6 +72,7 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], object]) -> Report:
     return Report(
         plan.seconds, plan.seed, datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), dict(faults.kills), faults.paused,
         faults.down, len(demand.asked), dict(verdicts), settled, demand.failures,
+        {"finished": len(runs.finished), "kills of their process": runs.kills, "ends for want of a part": runs.failed},
         memory={name: asdict(seen) for name, seen in memory.items()}, dead_letters=letters, problems=problems,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psycopg
@@ -22,10 +22,7 @@ def artifacts(stack: Stack, asked: Iterable[str]) -> tuple[Counter[str], list[st
     problems: list[str] = []
     found: Counter[str] = Counter()
     keys = load_public_keys(stack.public_keys)
-    facts = stack.facts()
-    library = RemoteLibrary(
-        f"http://127.0.0.1:{facts['ports']['urza']}", token_from_file(stack.home / "tokens" / "person")
-    )
+    library = _library(stack)
     with tempfile.TemporaryDirectory(prefix="esper-soak-") as folder:
         for artifact in asked:
             record = library.record(artifact)
@@ -39,6 +36,24 @@ def artifacts(stack: Stack, asked: Iterable[str]) -> tuple[Counter[str], list[st
                 problems.append(f"{artifact}: rejected: {record.cause}")
     library.close()
     return found, problems
+
+
+def field_reports(stack: Stack, finished: Mapping[str, Sequence[str]]) -> list[str]:
+    """What the library does not know, or knows twice, of the seeds of finished runs; ``finished``: their seeds' ids."""
+    library = _library(stack)
+    problems: list[str] = []
+    for run, seeds in finished.items():
+        told = Counter(report.seed for report in library.field_reports(run))
+        problems += [f"{run}: no field report of {seed}" for seed in seeds if not told[seed]]
+        problems += [f"{run}: {count} field reports of {seed}" for seed, count in told.items() if count > 1]
+    library.close()
+    return problems
+
+
+def _library(stack: Stack) -> RemoteLibrary:
+    return RemoteLibrary(
+        f"http://127.0.0.1:{stack.facts()['ports']['urza']}", token_from_file(stack.home / "tokens" / "person")
+    )
 
 
 def rows(stack: Stack) -> list[str]:

@@ -1,0 +1,117 @@
+"""Training runs one after the other, each killed now and then and started again as a Job would, until it is done.
+
+They have the same manifest but for their names, so all of them must end with the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import yaml
+
+from stack import ROOT, Stack
+
+ESPER = Path(sys.executable).with_name("esper")
+EXAMPLE = ROOT / "docs" / "examples" / "mnist1d.yaml"
+LAST_SECONDS = 300.0
+"""How long the run that is going on when the harm ends may take to finish."""
+TRIES = 40
+"""Starts of one run after which it counts as stuck."""
+
+
+class Runs:
+    """A thread that trains.
+
+    Attributes:
+        finished: the ids of the seeds of each finished run whose story is over.
+        kills: how often a training process was killed.
+        failed: how often one ended by itself because something was away for too long.
+    """
+
+    def __init__(self, stack: Stack, folder: Path, *, seed: int, gap: float) -> None:
+        self._stack, self._folder, self._gap = stack, folder, gap
+        self._draw = random.Random(f"runs {seed}")
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="runs")
+        self.finished: dict[str, list[str]] = {}
+        self.kills = self.failed = 0
+        self.problems: list[str] = []
+        self._bits: dict[str, str] = {}
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the present run finish undisturbed, and end."""
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stop.is_set():
+            self._train(f"soak-{number}")
+            number += 1
+        if len(set(self._bits.values())) > 1:
+            self.problems.append(f"runs of one manifest ended with different bits: {self._bits}")
+
+    def _train(self, name: str) -> None:
+        out, manifest = self._folder / name, self._folder / f"{name}.yaml"
+        document = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
+        document["metadata"]["name"] = name
+        document["spec"]["training"]["epochs"] = 12
+        document["spec"]["kernels"]["strategies"] = ["Fast"]
+        document["spec"]["controller"]["policy"] = "Always"
+        manifest.write_text(yaml.safe_dump(document), encoding="utf-8")
+        command = [ESPER, "train", "-m", manifest, "-o", out, "-c", self._stack.settings("trainer")]
+        with open(self._folder / f"{name}.log", "ab") as log:
+            for _ in range(TRIES):
+                process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+                code = self._watch(process)
+                if code == 0:
+                    return self._look(name, out)
+                if code == 2:
+                    self.problems.append(f"{name}: ended with 2: {self._words(name)}")
+                    return None
+                self.failed += code > 0
+                time.sleep(1.0)
+        self.problems.append(f"{name}: not done after {TRIES} starts: {self._words(name)}")
+        return None
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the end, which may be by our hand."""
+        due = time.monotonic() + self._draw.expovariate(1 / self._gap)
+        end = None
+        while process.poll() is None:
+            now = time.monotonic()
+            if self._stop.is_set():
+                end = end or now + LAST_SECONDS
+                if now > end:
+                    process.kill()
+                    self.problems.append(f"a run did not end within {LAST_SECONDS:g} s after the harm")
+            elif now > due:
+                process.kill()
+                self.kills += 1
+                process.wait()
+                return -9
+            time.sleep(0.1)
+        return process.returncode
+
+    def _look(self, name: str, out: Path) -> None:
+        summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        if summary["phase"] != "Completed":
+            self.problems.append(f"{name}: ended as {summary['phase']}: {summary['reason']}")
+            return
+        self._bits[name] = hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
+        self.finished[name] = [seed["id"] for seed in summary["seeds"] if seed["stage"] in ("FOSSILIZED", "CULLED")]
+
+    def _words(self, name: str) -> str:
+        return (self._folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-500:]
