@@ -185,6 +185,14 @@ def test_closing_leaves_nothing_behind(pipeline: Pipeline) -> None:
     kernels.close()
 
 
+def test_runs_whose_names_look_alike_do_not_take_each_other_s_answers(pipeline: Pipeline) -> None:
+    with remote(pipeline, [], "A run!") as one, remote(pipeline, [], "a-run-") as other:
+        for each in (one, other):
+            each.request([VECTOR], ["low_rank"], ["fast"])
+        pipeline.until(lambda: len(set(names(pipeline))) == 2)
+        assert all(name.startswith("run-a-run--") for name in names(pipeline))
+
+
 def names(pipeline: Pipeline) -> list[str]:
     """Subscriptions of runs, but for the test's own."""
     topics = (PREFETCH_READY, PREFETCH_ERROR)

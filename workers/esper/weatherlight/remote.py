@@ -6,6 +6,7 @@ what was asked for is found when they are back. Verdicts that are announced are 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
@@ -129,8 +130,9 @@ class RemoteKernels(Kernels):
 
     @property
     def _name(self) -> str:
-        """Of its subscriptions; a run's name may hold more than theirs."""
-        return "run-" + "".join(mark if mark.isascii() and mark.isalnum() else "-" for mark in self._run.lower())[:120]
+        """Of its subscriptions: what theirs may hold of the run's name, and a digest, for two may look alike then."""
+        plain = "".join(mark if mark.isascii() and mark.isalnum() else "-" for mark in self._run.lower())
+        return f"run-{plain[:80]}-{hashlib.sha256(self._run.encode()).hexdigest()[:8]}"
 
     def _start(self) -> None:
         with self._lock:
