@@ -13,11 +13,12 @@ from typing import Any
 from esper.errors import BusError, LibraryError
 from esper.oona.keyfiles import TrustedFolder, load_signer
 from esper.oona.pulsar import PulsarBus
-from esper.process import ProcessSettings, load_settings
+from esper.process import load_settings
 from esper.urza import State
 from esper.weatherlight.keys import load_public_keys
 from esper.weatherlight.post import Post
 from esper.weatherlight.remote import RemoteKernels
+from esper.weatherlight.settings import TrainSettings
 from leyline.blueprint import BlueprintIR, node
 from leyline.interface import Interface, Layout
 from stack import Stack
@@ -51,7 +52,7 @@ class Demand:
     """
 
     def __init__(self, stack: Stack, folder: Path, *, seed: int, gap: float) -> None:
-        settings = load_settings(ProcessSettings, stack.settings("trainer"))
+        settings = load_settings(TrainSettings, stack.settings("trainer"))
         self._bus = PulsarBus(settings.pulsar)
         self._library = settings.library.open()
         post = Post(self._bus, load_signer(settings.bus_key_file), TrustedFolder(settings.bus_trust_dir), instance=RUN)

@@ -110,7 +110,8 @@ class Runs:
         if summary["phase"] != "Completed":
             self.problems.append(f"{name}: ended as {summary['phase']}: {summary['reason']}")
             return
-        self._bits[name] = hashlib.sha256((out / "model" / "model.safetensors").read_bytes()).hexdigest()[:16]
+        tensors = b"".join(path.read_bytes() for path in sorted((out / "model").glob("*.safetensors")))
+        self._bits[name] = hashlib.sha256(tensors).hexdigest()[:16]
         self.finished[name] = [seed["id"] for seed in summary["seeds"] if seed["stage"] in ("FOSSILIZED", "CULLED")]
 
     def _words(self, name: str) -> str:
