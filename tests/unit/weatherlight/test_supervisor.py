@@ -130,6 +130,19 @@ def test_closing_ends_threads_and_names_those_that_do_not(bench: Bench) -> None:
     assert bench.supervisor.close() == []
 
 
+def test_asking_to_end_does_not_wait(bench: Bench) -> None:
+    ended = threading.Event()
+
+    def work(stop: threading.Event) -> None:
+        assert stop.wait(PATIENCE)
+        ended.set()
+
+    bench.supervisor.start("work", work)
+    bench.supervisor.stop()
+    assert ended.wait(PATIENCE)
+    assert bench.supervisor.close() == []
+
+
 def test_an_error_while_closing_is_no_failure(bench: Bench) -> None:
     def work(stop: threading.Event) -> None:
         stop.wait(PATIENCE)
