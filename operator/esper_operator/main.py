@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import sys
+from collections.abc import Callable
 
 import structlog
 
@@ -18,6 +19,7 @@ from esper_operator.handlers.queue import WorkQueue
 from esper_operator.handlers.reconcile import Reconciler
 from esper_operator.handlers.watching import Watches
 from esper_operator.library import KernelLibrary
+from esper_operator.news import Listener
 from esper_operator.settings import OperatorSettings, load
 
 DONE, BAD_INPUT, FAILED = 0, 2, 3
@@ -75,16 +77,37 @@ class Operator:
             return None
         return KernelLibrary(told.urza_url, told.urza_token_file)
 
+    def _news(self, heard: Callable[[str], None]) -> Listener | None:
+        if self._settings.bus_trust_dir is None:
+            return None
+        # Only here: an operator that follows nothing needs no client of the broker.
+        from esper.oona.pulsar import PulsarBus, load_settings
+
+        broker = load_settings()
+        return Listener(lambda: PulsarBus(broker), self._settings.bus_trust_dir, heard)
+
     async def _work(self, cluster: Cluster, stopped: asyncio.Event) -> None:
         log.info("leading as %s", self._settings.identity)
         self._leading = True
         metrics.LEADING.set(1)
         settings = self._settings
         queue: WorkQueue[Key] = WorkQueue(lambda key: kinds[key[0]](key[1:]))
-        watches = Watches(queue.add, queue.forget)
+
+        def gone(key: Key) -> None:
+            queue.forget(key)
+            if news is not None and key[0] == "TrainingRun":
+                news.forget(key[2])  # the next of this name begins anew
+
+        watches = Watches(queue.add, gone)
         indices, library = watches.indices, self._library()
+
+        def heard(run: str) -> None:
+            for key in indices.called(run):
+                queue.add_within(key, settings.progress_seconds)
+
+        news = self._news(heard)
         kinds: dict[str, Reconciler] = {
-            "TrainingRun": Runs(indices, cluster, settings.pods()),
+            "TrainingRun": Runs(indices, cluster, settings.pods(), news),
             "Blueprint": Blueprints(indices, cluster, library),
             "KernelArtifact": KernelArtifacts(indices, cluster, library, settings.pools()),
         }
@@ -94,6 +117,8 @@ class Operator:
             asyncio.create_task(queue.serve(settings.workers), name="reconciles"),
             asyncio.create_task(self._audit.serve(settings.audit_seconds), name="audit"),
         ]
+        if news is not None:
+            tasks.append(asyncio.create_task(news.serve(), name="news"))
         stop = asyncio.create_task(stopped.wait())
         try:
             done, _ = await asyncio.wait({stop, *tasks}, return_when=asyncio.FIRST_COMPLETED)

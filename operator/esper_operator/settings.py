@@ -54,6 +54,14 @@ class OperatorSettings(BaseSettings):
     )
     bus_trust: str = Field("", description="ConfigMap beside the runs with the public keys that the bus trusts")
     kernel_keys: str = Field("", description="ConfigMap beside the runs with the pools' `public.json`")
+    bus_trust_dir: Path | None = Field(
+        None,
+        description="folder of the public keys that trainers sign with; with it, progress is followed on the broker "
+        "that `ESPER_PULSAR_…` names",
+    )
+    progress_seconds: float = Field(
+        5.0, ge=0.1, le=3600, description="seconds that news of a run may wait, so that quick epochs are one write"
+    )
     grace_seconds: int = Field(30, ge=1, le=3600, description="seconds a pod has to write its checkpoint")
     workers: int = Field(16, ge=1, le=256, description="resources worked on at once")
     host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics; in a pod `0.0.0.0`")

@@ -107,6 +107,8 @@ OTHERS: dict[str, Any] = {
     "training.envSecrets": ["s"],
     "training.checkpointsUrl": "s3://runs", "pools.toolchain": "0123456789abcdef",
     "training.runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}},
+    "operator.env": {"A": "b"}, "operator.envSecrets": ["s"],
+    "networkPolicies.operatorEgress": [{"ports": [{"port": 6651}]}],
     "operator.logLevel": "debug", "urza.logLevel": "debug", "urza.database.sslMode": "require",
     "urza.objects.prefix": "other/", "urza.objects.endpoint": "http://other:1", "urza.objects.bucket": "other",
     "urza.objects.publicEndpoint": "http://public:2", "urza.tokens.jwksUrl": "https://keys.example/jwks",

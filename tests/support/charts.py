@@ -28,6 +28,9 @@ EVERYTHING: Object = {
         "namespaces": ["team-a", "team-b"], "env": {"OMP_NUM_THREADS": "2"}, "envSecrets": ["data"],
         "runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}},
     },
+    "operator": {
+        "busTrust": "trusted", "env": {"ESPER_PULSAR_SERVICE_URL": "pulsar://broker:6650"}, "envSecrets": ["broker"],
+    },
     "urza": URZA | {"database": {**URZA["database"], "caConfigMap": "ca"}},
     "images": {"pullSecrets": ["registry"]},
     "networkPolicies": {"monitoring": [{"namespaceSelector": {"matchLabels": {"name": "prometheus"}}}]},

@@ -53,6 +53,14 @@ class Indices:
         """The kernel artifacts that bear a blueprint's label."""
         return tuple(sorted(self.children.get(key, ()), key=lambda child: str(child.name)))
 
+    def called(self, run: str) -> list[Key]:
+        """Runs of this name, in whatever namespace."""
+        return [("TrainingRun", *key) for key in self.runs if key[1] == run]
+
+    def only_one_called(self, run: str) -> bool:
+        """Whether a name alone says which run is meant: on the bus runs have no namespace."""
+        return len(self.called(run)) == 1
+
     def versions(self, kind: str) -> dict[Name, str]:
         """The newest version told of each TrainingRun or Job."""
         index = self.runs if kind == "TrainingRun" else self.jobs

@@ -10,6 +10,7 @@ from esper_operator.cluster import Cluster
 from esper_operator.handlers.indices import Indices, Name
 from esper_operator.handlers.reconcile import Look, Reconciler, now
 from esper_operator.library import KernelLibrary
+from esper_operator.news import Listener
 from esper_operator.plan import blueprint, kernel_artifact, training_run
 from esper_operator.plan.actions import Object, Plan
 from esper_operator.plan.blueprint import BlueprintSeen
@@ -27,15 +28,17 @@ class Runs(Reconciler):
     """Training runs."""
 
     def __init__(
-        self, indices: Indices, cluster: Cluster, settings: PodSettings, clock: Callable[[], datetime] = now
-    ) -> None:
+        self, indices: Indices, cluster: Cluster, settings: PodSettings, news: Listener | None = None,
+        clock: Callable[[], datetime] = now,
+    ) -> None:  # fmt: skip
         super().__init__(lambda: indices.runs, cluster, clock=clock)
-        self._indices, self._settings = indices, settings
+        self._indices, self._settings, self._news = indices, settings, news
 
     async def look(self, raw: Object, key: Name) -> Look:
         """See ``Reconciler``."""
         run = read_run(raw)
-        seen = self._indices.observed(key, run.metadata.uid or "")
+        said = self._news.of(key[1]) if self._news is not None and self._indices.only_one_called(key[1]) else None
+        seen = replace(self._indices.observed(key, run.metadata.uid or ""), progress=said)
 
         def planned(refusal: Refusal | None) -> Plan:
             return training_run.plan(run, replace(seen, refusal=refusal), self._settings, self._clock())

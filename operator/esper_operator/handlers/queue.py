@@ -43,6 +43,13 @@ class WorkQueue(Generic[K]):
             self._ready.put_nowait(key)
             metrics.QUEUED.set(len(self._waiting))
 
+    def add_within(self, key: K, seconds: float) -> None:
+        """Look at this key in so many seconds, or when it was to be looked at before that."""
+        now = asyncio.get_running_loop().time()
+        timer = self._timers.get(key)
+        if timer is None or timer.when() > now + seconds:
+            self._later(key, seconds)
+
     def forget(self, key: K) -> None:
         """The resource is gone: nothing is remembered about it."""
         self._failures.pop(key, None)

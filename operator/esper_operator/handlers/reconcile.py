@@ -15,7 +15,8 @@ from esper_operator.handlers.queue import Again
 from esper_operator.library import KernelLibrary
 from esper_operator.plan.actions import Action, Adjust, Begin, Delete, Note, Object, Plan, Register
 from esper_operator.plan.observed import Refusal
-from esper_operator.plan.status import invalid_status, rfc3339
+from esper_operator.plan.status import invalid_status
+from esper_operator.plan.times import rfc3339
 from esper_operator.reasons import TABLE, Reason
 from esper_operator.refused import Refused
 from leyline.resources import ManifestErrors

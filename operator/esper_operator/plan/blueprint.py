@@ -9,7 +9,8 @@ from esper_operator.keys import blueprint_labels
 from esper_operator.plan.actions import Action, Create, Delete, Object, Plan, Register
 from esper_operator.plan.conditions import Verdict, news, revised
 from esper_operator.plan.observed import Refusal
-from esper_operator.plan.status import plain, rfc3339
+from esper_operator.plan.status import plain
+from esper_operator.plan.times import rfc3339
 from esper_operator.reasons import Reason
 from leyline import canonical
 from leyline.resources import API_VERSION, Blueprint, BlueprintStatus, BlueprintTarget

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from esper_operator.plan.conditions import Verdict
 from esper_operator.plan.observed import Observed, PodSeen
+from esper_operator.plan.times import moment
 from esper_operator.reasons import Reason
 from leyline.resources import TrainingRun
 from leyline.resources.enums import RunPhase
@@ -90,11 +91,6 @@ def seconds_to_run(run: TrainingRun, seen: Observed, now: datetime) -> float | N
     if _all_ready(run, seen):
         return None
     return limit - (now - moment(job.started_at)).total_seconds()
-
-
-def moment(text: str) -> datetime:
-    """An RFC 3339 time."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
 
 
 def _suspended(run: TrainingRun, seen: Observed) -> Verdict:

@@ -9,7 +9,8 @@ from typing import Any
 from esper_operator.plan.actions import Begin, Object, Plan
 from esper_operator.plan.conditions import Verdict, news, revised
 from esper_operator.plan.observed import Refusal
-from esper_operator.plan.status import plain, rfc3339
+from esper_operator.plan.status import plain
+from esper_operator.plan.times import rfc3339
 from esper_operator.reasons import Reason
 from leyline.identity import ArtifactId
 from leyline.resources import KernelArtifact, KernelArtifactStatus

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esper_operator.keys import RUN_UID, TRAINER
+from esper_operator.plan.progress import Progress
 from esper_operator.reasons import Reason
 
 Raw = Mapping[str, Any]
@@ -79,6 +80,7 @@ class Observed:
     service: ObjectSeen | None = None
     pods: tuple[PodSeen, ...] = ()
     refusal: Refusal | None = None
+    progress: Progress | None = None
 
 
 def owner_of(raw: Raw) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from esper_operator.plan.actions import Object
 from esper_operator.plan.conditions import Verdict, revised
 from esper_operator.plan.diagnosis import ENDED, Diagnosis
 from esper_operator.plan.observed import Observed
+from esper_operator.plan.progress import told
 from esper_operator.plan.reading import read_status
+from esper_operator.plan.times import rfc3339
 from esper_operator.reasons import Reason
 from leyline.resources import BlueprintStatus, KernelArtifactStatus, TrainingRun, TrainingRunStatus
 from leyline.resources.base import StatusModel
@@ -27,13 +29,15 @@ def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: date
     ended = found.phase in ENDED
     started = old.started_at or (stamp if running else None) or (job.started_at if job and ended else None)
     new = old.model_copy(
-        update={
+        update=told(old, seen.progress, now)
+        | {
             "phase": found.phase,
             "reason": found.why.reason.value,
             "message": found.why.message[:LONGEST_MESSAGE],
             "observed_generation": run.metadata.generation,
             "conditions": revised(old.conditions, found.conditions, run.metadata.generation, stamp),
             "epochs": run.spec.training.epochs,
+            **({"eta": None} if ended else {}),
             "gpus": gpus(run) * (job.active if job is not None and not ended else 0),
             "restarts": max(old.restarts or 0, -(-job.failed // run.spec.parallelism) if job is not None else 0),
             "started_at": started,
@@ -77,16 +81,21 @@ def invalid_status(raw: Object, problems: str, now: datetime) -> Object | None:
 
 
 def plain(status: StatusModel) -> Object:
-    """A status as the API server takes it."""
-    return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    """A status as the API server takes it.
+
+    What is empty is left out: server-side apply makes null of a map or list whose last entry goes, and then refuses it.
+    """
+    made: Object = _full(status.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return made
+
+
+def _full(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _full(each) for name, each in value.items() if each not in ({}, [])}
+    return [_full(each) for each in value] if isinstance(value, list) else value
 
 
 def gpus(run: TrainingRun) -> int:
     """GPUs of one pod: every extended resource of that name, whoever makes them."""
     amounts = run.spec.resources.limits.items()
     return sum(int(amount) for name, amount in amounts if name.endswith("/gpu") and str(amount).isdigit())
-
-
-def rfc3339(moment: datetime) -> str:
-    """As Kubernetes writes times: whole seconds, in UTC."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

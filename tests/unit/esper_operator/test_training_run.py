@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -13,8 +14,10 @@ from api_server import SETTINGS, UID, ApiServer, pod, run_object
 from esper_operator.plan.actions import Adjust, Create, Delete
 from esper_operator.plan.observed import Observed, Refusal
 from esper_operator.plan.pod import environment, template
+from esper_operator.plan.progress import Progress, SeedSeen, summary
 from esper_operator.plan.reading import read_run
 from esper_operator.plan.training_run import plan
+from leyline.lifecycle import Stage
 from leyline.resources import load
 
 
@@ -373,6 +376,63 @@ def test_a_job_left_to_another_controller_says_so() -> None:
     server.settle()
     assert server.objects["Job", "grow"]["spec"]["managedBy"] == "kueue.x-k8s.io/multikueue"
     assert server.run["status"]["reason"] == "ExternallyManaged"
+
+
+def said(epoch: int, value: float = 0.5, seconds: float = 10.0, **more: Any) -> Progress:
+    """What a run says at the end of an epoch."""
+    return Progress(epoch, 30, **({"metric": "accuracy"} | more), value=value, seconds=seconds, parameters=100,
+                    flops=1e9, remaining=0.5)  # fmt: skip
+
+
+def test_progress_is_told_and_never_goes_back() -> None:
+    server = started()
+    server.step(progress=said(3, 0.8))
+    status = server.run["status"]
+    assert (status["epoch"], status["progress"], status["eta"]) == (3, "10%", "2026-01-01T00:04:30Z")
+    assert status["best"] == {"metric": "accuracy", "value": 0.8, "epoch": 3, "text": "accuracy=0.8"}
+    assert status["budget"]["remainingFraction"] == 0.5
+    assert server.step(progress=said(3, 0.9)).status is None
+    server.step(progress=said(2, 0.9))
+    assert server.run["status"]["epoch"] == 3
+    server.step(progress=said(4, 0.7))
+    assert server.run["status"]["best"]["epoch"] == 3
+    server.step(progress=said(30, 0.9))
+    assert server.run["status"]["progress"] == "100%"
+    assert "eta" not in server.run["status"]
+    server.step()
+    assert server.run["status"]["best"]["text"] == "accuracy=0.9", "a new operator has not heard and keeps what is told"
+
+
+def test_a_small_loss_is_the_best() -> None:
+    server = started()
+    for epoch, value in ((1, 2.0), (2, 1.5), (3, 1.7)):
+        server.step(progress=said(epoch, value, metric="bits_per_character"))
+    assert server.run["status"]["best"]["epoch"] == 2
+
+
+def test_seeds_are_counted_and_the_active_come_first() -> None:
+    stages = [Stage.DORMANT] * 3 + [Stage.CULLED] * 30 + [Stage.FOSSILIZED] * 2 + [Stage.GRAFTING, Stage.TRAINING]
+    seeds = tuple(SeedSeen(f"blocks.0/{number}", stage, "conv", 0.5) for number, stage in enumerate(stages))
+    found = summary(seeds)
+    assert found.text == "2/2/30"
+    assert found.by_stage == {"DORMANT": 3, "CULLED": 30, "FOSSILIZED": 2, "GRAFTING": 1, "TRAINING": 1}
+    assert len(found.entries) == 16
+    assert [each.stage for each in found.entries[:4]] == ["GRAFTING", "TRAINING", "FOSSILIZED", "FOSSILIZED"]
+
+
+def test_a_status_has_nothing_empty_in_it() -> None:
+    server = started()
+    server.step(progress=said(1))
+    assert server.run["status"]["seeds"] == {"text": "0/0/0"}
+    assert server.settle().status is None
+
+
+def test_how_a_run_ended_keeps_what_it_had_reached() -> None:
+    server = started()
+    server.step(progress=said(30, 0.9))
+    ended(server, "Complete")
+    server.settle()
+    assert (server.run["status"]["phase"], server.run["status"]["epoch"]) == ("Succeeded", 30)
 
 
 specs = st.fixed_dictionaries(

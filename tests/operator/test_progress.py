@@ -1,0 +1,136 @@
+"""What a run says on a real broker, in its status on a real control plane."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import brokers
+from clusters import Kube, Operators, eventually
+from esper.oona import Bus
+from esper.oona.keyfiles import load_signer, make_key
+from leyline.envelope import seal
+from leyline.messages import SeedState, SystemStatePacket, encode, type_of
+from leyline.topics import EPOCHS
+
+pytestmark = pytest.mark.slow
+_numbers = itertools.count(1)
+
+
+class Trainer:
+    """Says what a trainer would, with a key that is trusted or one that is not."""
+
+    def __init__(self, bus: Bus, folder: Path, name: str) -> None:
+        make_key(folder, name, ["tolaria"])
+        self._bus, self._signer = bus, load_signer(folder / f"{name}.pem")
+
+    def say(self, run: str, epoch: int, accuracy: float, **more: Any) -> None:
+        packet = SystemStatePacket(
+            run=run, epoch=epoch, epochs=20, epoch_seconds=2.0, controller_metrics={"accuracy": accuracy}, **more
+        )
+        data = seal(
+            encode(packet), type_of(packet), EPOCHS, f"tolaria/{run}", next(_numbers), self._signer, time.time(),
+            3600.0, run=run,
+        )  # fmt: skip
+        self._bus.publish(EPOCHS, data, key=run)
+        assert self._bus.flush(10.0) == 0
+
+
+@pytest.fixture
+def bus() -> Iterator[Bus]:
+    opened = brokers.pulsar_bus()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def broker(bus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Settings of an operator that follows this bus."""
+    given = bus.settings
+    monkeypatch.setenv("ESPER_PULSAR_SERVICE_URL", given.service_url)
+    monkeypatch.setenv("ESPER_PULSAR_NAMESPACE", given.namespace)
+    if given.token is not None:
+        monkeypatch.setenv("ESPER_PULSAR_TOKEN", given.token.get_secret_value())
+    (tmp_path / "trusted").mkdir()
+    return {"bus_trust_dir": str(tmp_path / "trusted"), "progress_seconds": "0.2"}
+
+
+def reached(kube: Kube, epoch: int, name: str = "grow") -> dict[str, Any]:
+    """The status as soon as it has this epoch."""
+
+    def look() -> dict[str, Any] | None:
+        status = kube.status(name)
+        assert status.get("epoch") == epoch, status
+        return status
+
+    found = eventually(look, 60)
+    assert found is not None
+    return found
+
+
+def test_progress_reaches_the_columns(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+    seeds = [SeedState(seed_id="blocks.0/0", slot="blocks.0", stage="STAGE_GRAFTING", blueprint="conv", alpha=0.25)]
+    trainer.say("grow", 5, 0.8, seeds=seeds)
+    status = reached(kube, 5)
+    assert (status["progress"], status["seeds"]["text"], status["best"]["text"]) == ("25%", "0/1/0", "accuracy=0.8")
+    assert status["seeds"]["entries"][0]["stage"] == "GRAFTING"
+    for epoch in range(6, 12):
+        trainer.say("grow", epoch, 0.5)
+    assert reached(kube, 11)["best"]["epoch"] == 5
+
+
+def test_news_that_nobody_trusts_is_not_told(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    thief = Trainer(bus, tmp_path / "elsewhere", "thief")
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+    thief.say("grow", 19, 0.99)
+    trainer.say("grow", 1, 0.3)
+    assert reached(kube, 1)["best"]["text"] == "accuracy=0.3"
+
+
+def test_what_was_said_while_no_operator_ran_is_told_by_the_next(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = Trainer(bus, tmp_path, "trainer")
+    first = operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+    trainer.say("grow", 1, 0.3)
+    reached(kube, 1)
+    first.stop()
+    trainer.say("grow", 2, 0.4)
+    operators.start(**broker)
+    assert reached(kube, 2)["best"]["epoch"] == 2
+
+
+def test_a_run_of_the_same_name_begins_anew(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+    trainer.say("grow", 7, 0.8)
+    reached(kube, 7)
+    kube.delete("trainingruns", "grow")
+    eventually(lambda: not kube.owned(), 60)
+    kube.run()
+    kube.reason("Unschedulable")
+    assert "epoch" not in kube.status()
+    trainer.say("grow", 1, 0.1)
+    assert reached(kube, 1)["best"]["value"] == 0.1
