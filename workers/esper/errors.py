@@ -23,6 +23,9 @@
     │   ├── CheckpointsUnavailable             checkpoints could not be stored for too long
     │   ├── RunTaken                           another trainer owns this run
     │   ├── TwinError                          the twin's process died or answered nonsense
+    │   ├── RankLost                           another rank of the run is gone or does not answer
+    │   ├── RankFailed                         another rank failed in a way this one has no word for
+    │   ├── RanksDisagree                      two ranks that must hold the same bits do not
     │   └── StorageFull                        no space left on the device
     └── Interrupted                   130      Ctrl-C; a checkpoint was written
 
@@ -35,9 +38,13 @@ from collections.abc import Sequence
 
 
 class EsperError(Exception):
-    """Base of all; ``exit_code`` is what the command line returns."""
+    """Base of all; ``exit_code`` is what the command line returns.
+
+    ``told``: another process of the same run tells the user about it.
+    """
 
     exit_code = 3
+    told = False
 
 
 class BadInput(EsperError):
@@ -136,6 +143,18 @@ class RunTaken(RunFailed):
 
 class TwinError(RunFailed):
     """The twin's process died or gave an answer that makes no sense."""
+
+
+class RankLost(RunFailed):
+    """Another rank of the run is gone or does not answer."""
+
+
+class RankFailed(RunFailed):
+    """Another rank of the run failed; the message says which and how."""
+
+
+class RanksDisagree(RunFailed):
+    """Ranks that must hold the same bits do not."""
 
 
 class StorageFull(RunFailed):

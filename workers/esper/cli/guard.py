@@ -39,6 +39,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             if debug:
                 raise
             code, text = explain(error)
+            if getattr(error, "told", False):
+                raise typer.Exit(code) from None
             fail(text, code)
 
     return run

@@ -14,6 +14,7 @@ import typer
 from esper.cli.guard import DONE, FAILED, INTERRUPTED, extra
 from esper.cli.manifest import importable_beside, load_manifest
 from esper.errors import BadInput
+from esper.tolaria.launch import expected
 
 if TYPE_CHECKING:
     from esper.output.summary import Summary
@@ -43,11 +44,12 @@ def run_manifest(
     """
     manifest = load_manifest(file, overrides)
     importable_beside(file)
+    first = expected()[0] == 0
     out = out or Path("runs") / manifest.metadata.name
 
-    from esper.output.ui import choose
+    from esper.output.ui import Silent, choose
 
-    progress = choose(style)
+    progress = choose(style) if first else Silent()
     try:
         progress.phase("loading")
         if stack:
@@ -63,7 +65,9 @@ def run_manifest(
             summary = run(manifest, out, resume, progress, library=library, control=control, checkpoints=checkpoints)
     finally:
         progress.close()
-    if style == "json":
+    if not first:
+        pass  # the first rank tells
+    elif style == "json":
         sys.stdout.write(json.dumps({"kind": "summary", **summary.model_dump(mode="json")}) + "\n")
     else:
         _tell(summary, out, progress)

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from esper.errors import SlotError
-from esper.kasmina import boundary, exchange, orders, stepping, transitions
+from esper.kasmina import boundary, exchange, orders, stepping, together, transitions
 from esper.kasmina.cache import KernelCache
 from esper.kasmina.commands import Applied, Command
 from esper.kasmina.exchange import DeployedSlot
 from esper.kasmina.gates import GateResult, Judged
 from esper.kasmina.hooks import SlotRuntime, sync
 from esper.kasmina.loading import KernelReport, KernelSource, Loader
+from esper.kasmina.peers import ALONE, Peers
 from esper.kasmina.receiving import Receiver, execute
 from esper.kasmina.sample import Sample
 from esper.kasmina.seed import OCCUPIES, Seed, SeedEvent
@@ -53,6 +54,8 @@ class SeedBank:
         host_flops: forward FLOPs of the host for one sample.
         reports: callbacks told about kernels that failed to load or at run time, at the next boundary or step.
         epoch: the latest boundary.
+        peers: the other ranks that train the same network; none unless the trainer says so.
+        faulted: what failed since the step began, until the ranks have agreed on it.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class SeedBank:
         self.capturing = False
         self.shadowing: Seed | None = None
         self.receiver: Receiver | None = None
+        self.peers: Peers = ALONE
+        self.faulted: list[stepping.Faulted] = []
         self.frozen = False
         self.loader = Loader(KernelCache(self.settings.cache_bytes, self.settings.cache_count))
         self._runtimes: dict[str, SlotRuntime] = {}
@@ -127,6 +132,7 @@ class SeedBank:
         other = SeedBank(model, self._specs, self.settings, self.source)
         other._place(self.slots, self.host_flops)
         other.loader, other.reports, other.frozen = self.loader, list(self.reports), self.frozen
+        other.peers = self.peers
         BANKS[model] = other
         return other
 
@@ -194,6 +200,7 @@ class SeedBank:
             self.refresh()
         if self._pending_reports:
             self.deliver_reports()
+        self.faulted.clear()
         first = self.steps_since_boundary == 0
         self.steps_since_boundary += 1
         for seed in self._ramping:
@@ -214,6 +221,8 @@ class SeedBank:
             How many seeds learned. The host, its buffers, gradients and the random numbers are as before.
         """
         self.capturing = False
+        if not self.peers.alone:
+            return together.learn(self, self._learning, forward_loss)
         return sum(stepping.learn(self, seed, forward_loss) for seed in self._learning)
 
     def fault(self, seed: Seed, error: Exception, *, blame_kernel: bool = True) -> None:
@@ -224,6 +233,15 @@ class SeedBank:
         only if that fails as well.
         """
         stepping.fault(self, seed, error, blame_kernel=blame_kernel)
+
+    def agree_on_faults(self) -> None:
+        """Called on every rank when one of them says that a seed failed: then it has failed on all."""
+        together.agree_on_faults(self)
+
+    def unite(self) -> None:
+        """Called on every rank: what they measured apart of the seeds that affect the host becomes the same."""
+        if not self.peers.alone:
+            together.unite_scales(self, [seed for seed in self.seeds.values() if seed.affects_host])
 
     # -- observing -----------------------------------------------------------------------------------------------
 
@@ -241,6 +259,8 @@ class SeedBank:
         self.sync_hooks()
         try:
             yield
+            if not self.peers.alone:
+                together.unite_sums(self, [r.accumulator for r in self._runtimes.values() if r.accumulator is not None])
         finally:
             for name, runtime in self._runtimes.items():
                 if runtime.accumulator is not None:

@@ -15,8 +15,9 @@ from esper.kasmina import gates
 from esper.kasmina.cache import Entry
 from esper.kasmina.gates import GateResult
 from esper.kasmina.guard import KernelFault
-from esper.kasmina.loading import KernelReport
+from esper.kasmina.loading import KernelReport, KernelSource, Loaded
 from esper.kasmina.seed import Seed
+from esper.kasmina.together import agree_on_loads
 from esper.kasmina.transitions import attach, move, update_ready, write_row
 from leyline.lifecycle import Actor, Gate, Stage
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 def boundary(bank: SeedBank, epoch: int) -> None:
     """See :meth:`esper.kasmina.bank.SeedBank.boundary`."""
     bank.state.verify()
+    bank.unite()
+    loaded = _loads(bank)
     bank.epoch = epoch
     stepped, bank.steps_since_boundary = bank.steps_since_boundary, 0
     if stepped:
@@ -38,7 +41,7 @@ def boundary(bank: SeedBank, epoch: int) -> None:
         elif seed.stage in (Stage.CULLED, Stage.CANCELLED) and not seed.touched:
             into_dormant(bank, seed, None, None)
         elif seed.stage is Stage.LOADING:
-            _finish_loading(bank, seed)
+            _finish_loading(bank, seed, loaded.get(seed.id))
     promote(bank)
     for seed in bank.seeds.values():
         update_ready(bank, seed)
@@ -61,14 +64,26 @@ def promote(bank: SeedBank) -> None:
             bank.loader.request(seed.artifact_id, bank.source)
 
 
-def _finish_loading(bank: SeedBank, seed: Seed) -> None:
+def _loads(bank: SeedBank) -> dict[str, Loaded | None]:
+    """What became of the kernels of seeds in LOADING, by seed."""
+    if bank.source is None:
+        return {}
+    found = {seed.id: _poll(bank, seed, bank.source) for seed in bank.seeds.values() if seed.stage is Stage.LOADING}
+    return found if bank.peers.alone or not found else agree_on_loads(bank, found)
+
+
+def _poll(bank: SeedBank, seed: Seed, source: KernelSource) -> Loaded | None:
+    outcome = bank.loader.poll(seed.artifact_id, wait=bank.settings.deterministic)
+    if outcome is None or seed.artifact_id in bank.loader.cache.banned:
+        bank.loader.request(seed.artifact_id, source)
+        outcome = bank.loader.poll(seed.artifact_id, wait=bank.settings.deterministic)
+    return outcome
+
+
+def _finish_loading(bank: SeedBank, seed: Seed, outcome: Loaded | None) -> None:
     if bank.source is None:
         move(bank, seed, Stage.CULLED, Actor.KASMINA, "the bank has no kernel source")
         return
-    outcome = bank.loader.poll(seed.artifact_id, wait=bank.settings.deterministic)
-    if outcome is None or seed.artifact_id in bank.loader.cache.banned:
-        bank.loader.request(seed.artifact_id, bank.source)
-        outcome = bank.loader.poll(seed.artifact_id, wait=bank.settings.deterministic)
     if outcome is None:
         return
     entry = outcome.entry

@@ -29,6 +29,14 @@ _PENALTY = 10.0
 _WINDOW = 10
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one step would teach a seed: the loss and the gradient of each parameter, None where it has none."""
+
+    loss: float
+    gradients: tuple[Tensor | None, ...]
+
+
 @dataclass
 class Capture:
     """One activation of the slot: a copy of u, and for the task objective the gradient that later arrived at it."""
@@ -149,34 +157,34 @@ class IsolatedLearner:
             u.register_hook(copy.receive)  # type: ignore[no-untyped-call]
         self.captures.append(copy)
 
-    def learn(self, shadow: Callable[[], Tensor]) -> bool:
-        """Take one step; True if there was something to learn from.
+    def lesson(self, shadow: Callable[[], Tensor]) -> Lesson | None:
+        """What this step has to teach; None if there is nothing to learn from. Changes no parameter.
 
         Args:
             shadow: gives the task loss of a forward pass with the seed on; called for the shadow objective only.
         """
         captures, self.captures = self.captures, []
         if self.objective is Objective.NONE or not self.parameters:
-            return False
+            return None
         self.kernel.train()
         if self.objective is Objective.SHADOW:
             loss = shadow()
         else:
             usable = [c for c in captures if self.objective is not Objective.TASK or c.gradient is not None]
             if not usable:
-                return False
+                return None
             with torch.enable_grad():
                 loss = torch.stack([self._loss(capture) for capture in usable]).mean()
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True) if loss.requires_grad else ()
-        self._apply(loss.item(), gradients)
-        return True
+        return Lesson(loss.item(), gradients)
 
-    def _apply(self, loss: float, gradients: tuple[Tensor | None, ...]) -> None:
-        found = [gradient for gradient in gradients if gradient is not None]
+    def take(self, lesson: Lesson) -> None:
+        """Take one step; a loss or gradient that is not finite is noted and changes no parameter."""
+        found = [gradient for gradient in lesson.gradients if gradient is not None]
         norm = float(torch.nn.utils.get_total_norm(found)) if found else 0.0
-        if not self.trace.record(loss, norm):
+        if not self.trace.record(lesson.loss, norm):
             return
-        for parameter, gradient in zip(self.parameters, gradients, strict=False):
+        for parameter, gradient in zip(self.parameters, lesson.gradients, strict=False):
             parameter.grad = gradient
         self.optimizer.step()
         for parameter in self.parameters:

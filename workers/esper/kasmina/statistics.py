@@ -75,6 +75,26 @@ class Accumulator:
         self.pair_sums += sample.sum(dim=0)
         self.pair_products += sample.T @ sample
 
+    def to_tensor(self) -> Tensor:
+        """All sums as one flat float64 tensor."""
+        counts = torch.tensor([self.count, self.pair_rows], dtype=torch.float64)
+        parts = (counts, self.sums, self.pair_sums, self.pair_products, self.low, self.high)
+        return torch.cat([part.reshape(-1) for part in parts])
+
+    def take(self, stacked: Tensor) -> None:
+        """Become what several accumulators of the same slot have seen together: their ``to_tensor()``, stacked."""
+        summed, picked = torch.zeros_like(stacked[0]), len(self.picked)
+        for part in stacked:
+            summed += part
+        counts, sums, pair_sums, products, _ = torch.split(
+            summed, [2, 2 * self.width, picked, picked * picked, 2 * self.width]
+        )
+        self.count, self.pair_rows = int(counts[0]), int(counts[1])
+        self.sums, self.pair_sums = sums.view(2, self.width), pair_sums
+        self.pair_products = products.view(picked, picked)
+        low, high = torch.split(stacked[:, -2 * self.width :], self.width, dim=1)
+        self.low, self.high = low.amin(dim=0), high.amax(dim=0)
+
     def result(self) -> SlotStatistics:
         """The statistics so far; zeros if nothing was seen."""
         if self.count == 0:

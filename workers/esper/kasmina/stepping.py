@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from esper.kasmina import transitions
 from esper.kasmina.blending import alpha_at
 from esper.kasmina.guard import KernelFault
-from esper.kasmina.isolation import IsolatedLearner
+from esper.kasmina.isolation import IsolatedLearner, Lesson
 from esper.kasmina.loading import KernelReport
 from esper.kasmina.seed import Scale, Seed
 from esper.kasmina.snapshot import untouched, untouched_rng
@@ -22,6 +23,15 @@ from leyline.resources.enums import Objective
 
 if TYPE_CHECKING:
     from esper.kasmina.bank import SeedBank
+
+
+@dataclass(frozen=True)
+class Faulted:
+    """A seed's kernel failed, or was failed by the host, inside a pass."""
+
+    seed: str
+    reason: str
+    blame_kernel: bool
 
 
 def ramp(seed: Seed, *, first_of_epoch: bool) -> None:
@@ -35,21 +45,36 @@ def ramp(seed: Seed, *, first_of_epoch: bool) -> None:
 def learn(bank: SeedBank, seed: Seed, forward_loss: Callable[[], Tensor]) -> bool:
     """Let a seed in isolation take one step; False if there was nothing to learn from, or its kernel failed."""
     learner = seed.learner
-    if seed.stage is not Stage.TRAINING or learner is None:
+    lesson = lesson_of(bank, seed, forward_loss)
+    if learner is None or lesson is None:
         return False
-    if learner.objective is Objective.SHADOW:
-        return _learn_from_shadow(bank, seed, learner, forward_loss)
     try:
         with untouched_rng():
-            return learner.learn(forward_loss)
-    except Exception as error:  # noqa: BLE001  nothing but the seed's own kernel runs here
+            learner.take(lesson)
+    except Exception as error:  # noqa: BLE001  nothing but the seed's own kernel is involved here
         fault(bank, seed, error)
         return False
+    return True
 
 
-def _learn_from_shadow(
+def lesson_of(bank: SeedBank, seed: Seed, forward_loss: Callable[[], Tensor]) -> Lesson | None:
+    """What this step has to teach a seed in isolation; None if that is nothing, or its kernel failed."""
+    learner = seed.learner
+    if seed.stage is not Stage.TRAINING or learner is None:
+        return None
+    if learner.objective is Objective.SHADOW:
+        return _lesson_of_shadow(bank, seed, learner, forward_loss)
+    try:
+        with untouched_rng():
+            return learner.lesson(forward_loss)
+    except Exception as error:  # noqa: BLE001  nothing but the seed's own kernel runs here
+        fault(bank, seed, error)
+        return None
+
+
+def _lesson_of_shadow(
     bank: SeedBank, seed: Seed, learner: IsolatedLearner, forward_loss: Callable[[], Tensor]
-) -> bool:
+) -> Lesson | None:
     def loss_with_seed() -> Tensor:
         loss = forward_loss()
         if seed.stage is not Stage.TRAINING:
@@ -58,10 +83,10 @@ def _learn_from_shadow(
 
     try:
         with _shadow(bank, seed):
-            return learner.learn(loss_with_seed)
+            return learner.lesson(loss_with_seed)
     except KernelFault:
         # noted when it happened: the guard reports to fault()
-        return False
+        return None
 
 
 @contextmanager
@@ -81,6 +106,7 @@ def fault(bank: SeedBank, seed: Seed, error: Exception, *, blame_kernel: bool = 
     seed.faults += 1
     seed.fault = str(error) or type(error).__name__
     seed.learner = None
+    bank.faulted.append(Faulted(seed.id, seed.fault, blame_kernel))
     bank.mark_dirty()
     if blame_kernel:
         bank.loader.cache.ban(seed.artifact_id, seed.fault)

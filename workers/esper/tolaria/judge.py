@@ -74,6 +74,7 @@ def cool_down(line: Line, epoch: int, replicate: int, steps: int) -> Tensor:
         if step % per_pass == 0:
             order = epoch_order(side.spec.seed, epoch, len(side.task.train), f"cooldown-{replicate}-{step // per_pass}")
         side.train_step(order, step % per_pass, start_rate * (1.0 - step / steps))
+    side.unite()
     return side.evaluate(side.task.controller).losses
 
 

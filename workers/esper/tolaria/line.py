@@ -2,6 +2,10 @@
 
 A run has one line, and a second while a seed is on trial (the twin). A line knows nothing of budgets, decisions or
 files: given the same state, epoch and progress it makes the same bits, in whichever process it lives.
+
+Several ranks may train a line together. Then each sees its part of every batch, gradients are the mean over the ranks,
+and parameters, optimizer and seeds hold the same bits on all of them after every step. The model's buffers don't: they
+follow each rank's own part until the end of the epoch, when all take the first rank's.
 """
 
 from __future__ import annotations
@@ -17,9 +21,11 @@ from torch import Tensor, nn
 
 from esper.errors import CheckpointMismatch, NumericalFault
 from esper.tasks.running import task_code
+from esper.tolaria.agreement import StepAgreement
 from esper.tolaria.evaluation import Evaluation, evaluate
 from esper.tolaria.optimizer import GrowingOptimizer
 from esper.tolaria.randomness import epoch_order, mix, seed_process, seed_step
+from esper.tolaria.ranks import ALONE, Ranks
 from esper.tolaria.schedule import Progress, Schedule
 
 if TYPE_CHECKING:
@@ -67,10 +73,16 @@ class Line:
         bank: the seeds that sit in the model.
         spec: the run's specification.
         device: where model and batches are.
+        ranks: who trains it together.
     """
 
-    def __init__(self, task: Task, bank: SeedBank, spec: TrainingRunSpec, device: torch.device) -> None:
-        self.task, self.bank, self.spec, self.device = task, bank, spec, device
+    def __init__(
+        self, task: Task, bank: SeedBank, spec: TrainingRunSpec, device: torch.device, ranks: Ranks = ALONE
+    ) -> None:
+        self.task, self.bank, self.spec, self.device, self.ranks = task, bank, spec, device, ranks
+        ranks.check_batch(spec.training.batch_size)
+        bank.peers = ranks
+        self._agreement = StepAgreement(ranks, bank, spec.governor.step_timeout_seconds)
         self.model: nn.Module = bank.model
         self.step = 0
         self.cursor = Cursor()
@@ -79,7 +91,9 @@ class Line:
         self.optimizer = GrowingOptimizer(spec.training.optimizer, bank.host_parameters())
         schedule = spec.training.schedule
         self._schedule = Schedule(schedule.kind, schedule.warmup_steps, schedule.decay_fraction)
-        self._stream = mix(spec.seed, "step")
+        # what a step draws (dropout, say) belongs to its examples, so each rank draws for its own
+        self._apart: tuple[int | str, ...] = () if ranks.first else ("rank", ranks.rank)
+        self._stream = mix(spec.seed, "step", *self._apart)
         self._autocast = spec.training.precision == "BFloat16"
 
     # -- training ------------------------------------------------------------------------------------------------
@@ -114,7 +128,7 @@ class Line:
             self.cursor = Cursor(epoch)
         cursor, times = self.cursor, []
         self.sync_optimizer()
-        seed_process(mix(self.spec.seed, "epoch", epoch))
+        seed_process(mix(self.spec.seed, "epoch", epoch, *self._apart))
         order = epoch_order(self.spec.seed, epoch, len(self.task.train))
         self.model.train()
         rate = 0.0
@@ -132,6 +146,7 @@ class Line:
                 raise NumericalFault(f"the training loss became {loss} at step {self.step} of epoch {epoch}")
             if check is not None:
                 check(cursor.step_in_epoch, loss)
+        self.unite()
         steps = max(1, cursor.step_in_epoch)
         return EpochStats(
             epoch, cursor.step_in_epoch, cursor.loss_sum / steps, cursor.gradient_norm_sum / steps,
@@ -146,30 +161,44 @@ class Line:
         self.last_multiplier = rate
         self.optimizer.set_multiplier(rate)
         self.optimizer.inner.zero_grad(set_to_none=True)
+        if self.ranks.alone:
+            loss, batch = self._backward(order, index)
+        else:
+            loss, batch = self._agreement.step(list(self.optimizer.parameters()), lambda: self._backward(order, index))
+        norm = self._clip(training.gradient_clip)
+        self.optimizer.inner.step()
+        if self.bank.isolated_step(lambda: self._loss(*batch)):
+            self.cursor.isolation_steps += 1
+        self.step += 1
+        return loss, norm
+
+    def _backward(self, order: Tensor, index: int) -> tuple[float, tuple[Tensor, Tensor]]:
+        """Gradients of this rank's part of the ``index``-th batch; returns (mean loss, the last micro-batch)."""
         total = 0.0
-        size, parts = training.batch_size, training.gradient_accumulation
-        inputs = targets = None
+        size, parts = self.spec.training.batch_size, self.spec.training.gradient_accumulation
+        own = size // self.ranks.world
         for part in range(parts):
-            start = (index * parts + part) * size
-            inputs, targets = self._batch(self.task.train, order[start : start + size])
+            start = (index * parts + part) * size + self.ranks.rank * own
+            inputs, targets = self._batch(self.task.train, order[start : start + own])
             loss = self._loss(inputs, targets)
             torch.autograd.backward(loss / parts if parts > 1 else loss)
             total += loss.item()
-        norm = self._clip(training.gradient_clip)
-        self.optimizer.inner.step()
-        if self.bank.isolated_step(lambda: self._loss(inputs, targets)):
-            self.cursor.isolation_steps += 1
-        self.step += 1
-        return total / parts, norm
+        return total / parts, (inputs, targets)
+
+    def unite(self) -> None:
+        """Make what the ranks hold apart the same: buffers become the first rank's, measurements their mean."""
+        if self.ranks.alone:
+            return
+        kernels = [seed.kernel for seed in self.bank.seeds.values() if seed.kernel is not None]
+        self.ranks.spread([buffer for module in (self.model, *kernels) for buffer in module.buffers()])
+        self.bank.unite()
 
     def _batch(self, data: Data, indices: Tensor) -> tuple[Tensor, Tensor]:
         with task_code("data"):
             inputs, targets = data.batch(indices)
         return inputs.to(self.device), targets.to(self.device)
 
-    def _loss(self, inputs: Tensor | None, targets: Tensor | None) -> Tensor:
-        assert inputs is not None
-        assert targets is not None
+    def _loss(self, inputs: Tensor, targets: Tensor) -> Tensor:
         with task_code("model"), torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             outputs = self.model(inputs)
         with task_code("loss"):
@@ -201,7 +230,10 @@ class Line:
 
     def evaluate(self, data: Data) -> Evaluation:
         """Loss and metrics on a split, in eval mode."""
-        return evaluate(self.model, self.task, data, self.device)
+        found = evaluate(self.model, self.task, data, self.device, self.ranks)
+        if not self.ranks.alone:
+            self.bank.agree_on_faults()
+        return found
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -276,7 +308,7 @@ class Line:
     def fork(self, without: str | None = None) -> Line:
         """A copy that shares no tensor with this line, without one seed if asked."""
         _, bank = self.bank.fork(without=without)
-        other = Line(self.task, bank, self.spec, self.device)
+        other = Line(self.task, bank, self.spec, self.device, self.ranks)
         tensors, meta = self.optimizer.export_state()
         grafted = {f"seed:{seed}": named for seed, named in bank.grafted_parameters().items()}
         keep = [entry for entry in meta["groups"] if entry["group"] == "host" or entry["group"] in grafted]

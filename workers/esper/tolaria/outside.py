@@ -118,19 +118,29 @@ class Outside:
             Stopped: ``stop`` said so.
         """
         trainer = self._trainer
-        if self.paused and self.desk is None:
+        if self.paused and not trainer.ranks.share(lambda: self.desk is not None):
             self.paused = False
             trainer.recorder.warning("the run was paused; it goes on, for here nobody could order that")
-        while self.paused and self.desk is not None:
-            if stop():
+        while self.paused:
+            if trainer.ranks.stops_now(stop):
                 raise Stopped
-            self.desk.wait(PAUSE_SECONDS)
+            if self.desk is not None:
+                self.desk.wait(PAUSE_SECONDS)
             if orders := self.heed():
                 trainer.commit(orders)
 
     def _asked(self) -> Iterable[Asked]:
         """With several ranks, what the first one's desk has is for all of them."""
-        return self.desk.take() if self.desk is not None else ()
+        ranks = self._trainer.ranks
+        if ranks.alone:
+            return self.desk.take() if self.desk is not None else ()
+        taken = ranks.share(lambda: [asked.to_dict() for asked in (self.desk.take() if self.desk is not None else ())])
+        return [Asked(**asked) for asked in taken]
+
+    def followed(self) -> None:
+        """The first rank has made a commit durable; on the others nothing of it is told or owed."""
+        self._news, self._fleeting, self._owed = [], [], []
+        self._paused_before = self.paused
 
     def _carry_out(self, asked: Asked) -> dict[str, Any]:
         trainer = self._trainer

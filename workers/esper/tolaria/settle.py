@@ -47,7 +47,7 @@ class Settler:
         done: list[dict[str, Any]] = []
         for _ in range(ROUNDS):
             self._second_looks()
-            orders = trainer.controller.decide(trainer.view())
+            orders = trainer.orders()
             if not orders:
                 break
             trainer.recorder.decisions(orders)

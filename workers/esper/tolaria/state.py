@@ -43,21 +43,28 @@ class RunState:
         return {name[len(prefix) :]: value for name, value in self.tensors.items() if name.startswith(prefix)}
 
 
-def identity(run: TrainingRun, line: Line) -> dict[str, str]:
-    """What a checkpoint must agree with: the manifest's meaning and the host's shape."""
+def identity(run: TrainingRun, line: Line, world: int = 1) -> dict[str, Any]:
+    """What a checkpoint must agree with: the manifest's meaning, the host's shape and the number of ranks."""
     spec = run.spec.model_dump(mode="json", by_alias=True)
     for name in _FREE:
         spec.pop(name, None)
     shapes = sorted((name, list(p.shape), str(p.dtype)) for name, p in line.model.named_parameters())
-    return {"manifest": digest(spec), "host": digest(shapes)}
+    return {"manifest": digest(spec), "host": digest(shapes), "world": world}
 
 
-def check_identity(found: Mapping[str, str], wanted: Mapping[str, str]) -> None:
-    """Refuse a checkpoint of another model or another manifest.
+def check_identity(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint of another model, another manifest or another number of ranks.
 
     Raises:
-        CheckpointMismatch: saying which of the two differs and what to do.
+        CheckpointMismatch: saying which of them differs and what to do.
     """
+    before, now = found.get("world", 1), wanted["world"]
+    if before != now:
+        raise CheckpointMismatch(
+            f"the checkpoint is of a run with {before} rank{'s' * (before != 1)}, this one has {now}; a run's bits "
+            f"depend on how its batches are split: resume with {before} (torchrun --nproc-per-node {before}), or start "
+            "anew in another directory"
+        )
     if found.get("host") != wanted["host"]:
         raise CheckpointMismatch(
             "the checkpoint is of another model (other parameter names or shapes); "

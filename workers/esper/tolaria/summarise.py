@@ -11,6 +11,7 @@ import torch
 
 from esper.output import Control, Score, SplitResult, Summary
 from esper.output.summary import CurvePoint, KernelSummary, SeedSummary
+from esper.tolaria.evaluation import evaluate
 from leyline.lifecycle import Stage
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ def versions() -> dict[str, str]:
 
 
 def split_results(trainer: Trainer) -> tuple[SplitResult, SplitResult]:
-    """Best and final results on the controller and the report split; evaluates the model as it is now."""
+    """Best and final results on the controller and the report split; evaluates the model as it is now, on this rank
+    alone: the others may be gone.
+    """
     task, history = trainer.task, trainer.history
     if trainer.epoch == 0:
         return SplitResult(), SplitResult()
-    controller, report = trainer.line.evaluate(task.controller), trainer.line.evaluate(task.report)
+    model, device = trainer.line.model, trainer.device
+    controller, report = (evaluate(model, task, split, device) for split in (task.controller, task.report))
     final_controller = Score(epoch=trainer.epoch, loss=controller.loss, metric=controller.metrics[task.metric])
     final_report = Score(epoch=trainer.epoch, loss=report.loss, metric=report.metrics[task.metric])
     best = history.best

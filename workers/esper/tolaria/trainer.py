@@ -4,12 +4,15 @@ Notable choices
 - A run's future depends on its committed state alone: random numbers come from (seed, step), data order from
   (seed, epoch), and no clock enters a decision. So a killed run resumes bit for bit.
 - Commit before publish: a checkpoint is whole and journaled before anything about its epoch is told to others.
+- Several ranks run this same code; what could differ between them is shared or agreed on at the places that name
+  ``ranks``. Only the first rank decides, writes and tells.
 - All that changes the network happens between epochs, in :meth:`Trainer.settle`.
 - Budgets are kept by construction: the number of steps of an epoch is what the remaining FLOPs allow.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import statistics
 import time
@@ -23,6 +26,7 @@ import torch
 from esper.errors import CheckpointMismatch, Diverged, NumericalFault, StateCorruption, StepTimeout
 from esper.kasmina import SeedSettings
 from esper.output import EVENTS_FILE
+from esper.tamiyo import Order
 from esper.tamiyo.sealing import PRODUCER, Sealer
 from esper.tolaria.budget import TRAINING_PASSES, Ledger, Limits
 from esper.tolaria.costs import Costs, cooldown_flops, costs_now
@@ -32,10 +36,12 @@ from esper.tolaria.history import Best, History
 from esper.tolaria.line import EpochStats, Line, Stopped
 from esper.tolaria.outside import Outside
 from esper.tolaria.probe import Prober
+from esper.tolaria.ranks import ALONE, Ranks
 from esper.tolaria.recorder import Recorder
 from esper.tolaria.schedule import Progress as ScheduleProgress
 from esper.tolaria.settle import Settler
-from esper.tolaria.state import MAIN, TWIN, RunState, check_identity, identity
+from esper.tolaria.state import MAIN, TWIN, RunState, check_identity, identity, tensors_digest
+from esper.tolaria.state_of_ranks import collected, of_rank, shared
 from esper.tolaria.store import Checkpoint, Committer, DirectoryStore, pack
 from esper.tolaria.trial import TrialBench
 from esper.tolaria.undisturbed import collect_young, undisturbed
@@ -85,23 +91,27 @@ class Trainer:
         out: the output directory; None keeps nothing on disk (no resume, rollback from memory only).
         local_task: the task is an object of the caller's that another process could not build again.
         commits: where checkpoints go; into ``out`` if not given.
+        ranks: who trains the run together; only the first rank is given a directory or ``commits``.
     """
 
     def __init__(
         self, run: TrainingRun, task: Task, bank: SeedBank, controller: TamiyoController, shelf: KernelShelf,
         recorder: Recorder, out: Path | None = None, local_task: bool = False, commits: Committer | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
         self.run, self.spec, self.task, self.bank = run, run.spec, task, bank
-        self.controller, self.shelf, self.recorder = controller, shelf, recorder
+        self.controller, self.shelf, self.recorder, self.ranks = controller, shelf, recorder, ranks
         set_threads(self.spec.training.threads)
         self.device = pick_device(self.spec.training.device)
         bank.model.to(self.device)
         bank.configure(SeedSettings.from_spec(self.spec), shelf)
-        self.line = Line(task, bank, self.spec, self.device)
+        self.line = Line(task, bank, self.spec, self.device, ranks)
         self.sealer = self._command_channel()
         self.limits = Limits(self.spec.training.epochs, self.spec.budget.parameters, self.spec.budget.training_flops)
         self.ledger, self.history, self.clock = Ledger(), History(), Clock()
-        self.governor = Governor(self.spec.governor.loss_spike, self.spec.governor.step_timeout_seconds)
+        # with several ranks a slow step is one that any of them was slow in: the ranks agree on it in the step itself
+        slow = self.spec.governor.step_timeout_seconds if ranks.alone else math.inf
+        self.governor = Governor(self.spec.governor.loss_spike, slow)
         self.trials = TrialBench(self.line, run, shelf, in_process=local_task)
         self.prober = Prober(
             self.line, shelf, self.ledger,
@@ -111,6 +121,8 @@ class Trainer:
         self.outside = Outside(self)
         self.out = out
         self.commits = commits or (Committer(DirectoryStore(out, self.spec.checkpoints.keep)) if out else None)
+        self._kept = self.commits is not None
+        """The first rank keeps checkpoints."""
         self.committed = 0
         """Number of the last commit, counted over the whole run."""
         self.epoch = 0
@@ -135,7 +147,8 @@ class Trainer:
             Stopped: ``stop`` said so, after the checkpoint.
             Diverged: more rollbacks than ``governor.maxRollbacks``.
         """
-        self._stop = stop
+        self._stop = self.ranks.listen(stop)
+        self._kept = self.ranks.share(lambda: self.commits is not None)
         watchdog = Watchdog(2 * self.spec.governor.step_timeout_seconds)
         try:
             self._good = self._good or self.state()
@@ -204,13 +217,13 @@ class Trainer:
     def observe(self, epoch: int, stats: EpochStats) -> None:
         """Look at the controller split, at the seeds' state and at the model's health; ends the epoch."""
         began = time.perf_counter()
-        self.governor.check_tensors([*self.line.model.named_parameters(), *self.line.model.named_buffers()])
+        self.ranks.together(self._check_health)
         with self.bank.observing():
             seen = self.line.evaluate(self.task.controller)
         self.statistics = {slot: s.to_dict() for slot, s in self.bank.statistics().items()}
         self.bank.boundary(epoch)
         self.epoch = epoch
-        for artifact in self.shelf.arrivals():
+        for artifact in self.ranks.share(lambda: list(self.shelf.arrivals())):
             self.history.offered.setdefault(artifact, epoch)
         metric = seen.metrics[self.task.metric]
         self.history.add_epoch(stats.loss, seen.loss, metric)
@@ -230,6 +243,10 @@ class Trainer:
             },
             self.spec.training.epochs, self.spec.budget.training_flops,
         )  # fmt: skip
+
+    def _check_health(self) -> None:
+        self.governor.check_tensors([*self.line.model.named_parameters(), *self.line.model.named_buffers()])
+        self.bank.state.verify()
 
     def _command_channel(self) -> Sealer:
         """A key that lives as long as this process: the controller signs with it, the bank obeys nobody else."""
@@ -253,6 +270,25 @@ class Trainer:
             statistics=self.statistics, kernels=self.shelf.offers(self.history.offered),
             probe=lambda candidates: self.prober.measure(self.epoch, candidates),
         )  # fmt: skip
+
+    def orders(self) -> list[Order]:
+        """What the controller wants now; the first rank's decides for all."""
+        if self.ranks.alone:
+            return list(self.controller.decide(self.view()))
+        decided = self.ranks.share(self._decide)
+        # deciding may have probed, which costs and may find a kernel that fails
+        self.ledger = self.prober.ledger = Ledger.from_dict(decided["ledger"])
+        for artifact, reason in decided["banned"].items():
+            self.bank.loader.cache.ban(artifact, reason)
+        return [Order.from_dict(order) for order in decided["orders"]]
+
+    def _decide(self) -> dict[str, Any]:
+        orders = self.controller.decide(self.view())
+        return {
+            "orders": [order.to_dict() for order in orders],
+            "ledger": self.ledger.to_dict(),
+            "banned": self.bank.loader.cache.banned,
+        }
 
     def flops_by_purpose(self) -> dict[str, int]:
         """Training FLOPs so far: host, grown (kept or still open), twin, culled, probes."""
@@ -288,8 +324,9 @@ class Trainer:
         return RunState(
             merged,
             {
-                "identity": identity(self.run, self.line), "epoch": self.epoch, "step": self.line.step, "main": main,
-                "twin": twin, "ledger": self.ledger.to_dict(), "history": self.history.to_dict(),
+                "identity": identity(self.run, self.line, self.ranks.world), "epoch": self.epoch,
+                "step": self.line.step, "main": main, "twin": twin,
+                "ledger": self.ledger.to_dict(), "history": self.history.to_dict(),
                 "statistics": self.statistics, "governor": self.governor.to_dict(),
                 "controller": self.controller.state_dict(), "settler": self.settler.to_dict(),
                 "sequence": self.sealer.sequence, "portfolio": self.shelf.to_dict(), "commit": self.committed,
@@ -299,10 +336,11 @@ class Trainer:
 
     def restore(self, state: RunState) -> None:
         """Go to exactly where a state was taken."""
+        check_identity(state.meta["identity"], identity(self.run, self.line, self.ranks.world))
+        state = of_rank(state, self.ranks.rank)
         meta = state.meta
-        check_identity(meta["identity"], identity(self.run, self.line))
         self.trials.end()
-        self.line.import_state(state.part(MAIN), meta["main"], self.shelf)
+        self.ranks.together(lambda: self.line.import_state(state.part(MAIN), meta["main"], self.shelf))
         if meta["twin"] is not None:
             twin = meta["twin"]
             self.trials.restore(twin["seed"], twin["looks"], (state.part(TWIN), twin["line"]))
@@ -323,14 +361,17 @@ class Trainer:
         Raises:
             CheckpointMismatch: the checkpoint is of another run, or all of them are damaged.
         """
-        checkpoint = checkpoint or self.newest()
-        if checkpoint is None:
+        state = shared(self.ranks, lambda: self._given(checkpoint))
+        if state is None:
             return None
-        state = RunState.of(checkpoint)
         self.restore(state)
         self.outside.load(state.meta["outside"])
         self._good = state
-        return int(checkpoint.state["events_offset"])
+        return int(state.meta["events_offset"])
+
+    def _given(self, checkpoint: Checkpoint | None) -> RunState | None:
+        found = checkpoint or self.newest()
+        return None if found is None else RunState.of(found)
 
     def newest(self) -> Checkpoint | None:
         """Take the run over and read its newest whole checkpoint; None when there is none.
@@ -351,14 +392,23 @@ class Trainer:
     def commit(self, orders: list[dict[str, Any]], whole_epoch: bool = True) -> None:
         """Make the epoch durable, checkpoint and journal in one; only then is anything told to others."""
         due = self.epoch % self.spec.checkpoints.every_epochs == 0 or self.epoch == self.spec.training.epochs
-        durable = self.commits is not None and (due or not whole_epoch or self.outside.owes)
+        durable = self._kept and (due or not whole_epoch or self.outside.owes)
         self.committed += durable
         state = self.state()
         state.meta["events_offset"] = self.recorder.commit()
         if whole_epoch:
             self._good = state
-        if self.commits is None or not durable:
-            return
+            if not self.ranks.alone:
+                self.ranks.check_same(f"the state after epoch {self.epoch}", tensors_digest(state.tensors))
+        else:
+            state = collected(self.ranks, state)
+        if durable:
+            self.ranks.share(lambda: self._put(state, orders))
+            if not self.ranks.first:
+                self.outside.followed()
+
+    def _put(self, state: RunState, orders: list[dict[str, Any]]) -> None:
+        assert self.commits is not None
         entry = {
             "commit": self.committed, "epoch": self.epoch, "step": state.meta["step"], "orders": orders,
             "arrived": sorted(a for a, epoch in self.history.offered.items() if epoch == self.epoch),
@@ -366,7 +416,8 @@ class Trainer:
         }  # fmt: skip
         logs = {EVENTS_FILE: state.meta["events_offset"]} if self.recorder.out else {}
         then = self.outside.committed(self.committed, entry)
-        self.commits.put(pack(state.tensors, state.meta, entry, logs), then, self._stop)
+        stop = self._stop if self.ranks.alone else lambda: bool(self.ranks.asked())
+        self.commits.put(pack(state.tensors, state.meta, entry, logs), then, stop)
         self._note_stored()
 
     def _await_commits(self, stopping: bool) -> None:

@@ -52,7 +52,7 @@ class TrialBench:
         if self.in_process:
             self.current = Trial(seed, LocalTwin(seed, fork))
         else:
-            self.current = Trial(seed, ProcessTwin(seed, self.run, fork.export_state(), self.source, self._artifacts()))
+            self.current = Trial(seed, self._process(seed, fork.export_state()))
 
     def restore(self, seed: str, looks: int, state: tuple[Mapping[str, Tensor], Mapping[str, Any]]) -> None:
         """Bring a trial back from a checkpoint."""
@@ -63,8 +63,11 @@ class TrialBench:
             fork.import_state(tensors, meta, self.source)
             self.current = Trial(seed, LocalTwin(seed, fork), looks)
         else:
-            twin = ProcessTwin(seed, self.run, (dict(tensors), meta), self.source, self._artifacts())
-            self.current = Trial(seed, twin, looks)
+            self.current = Trial(seed, self._process(seed, (dict(tensors), meta)), looks)
+
+    def _process(self, seed: str, state: tuple[dict[str, Tensor], Mapping[str, Any]]) -> ProcessTwin:
+        place = self.line.ranks.invite("twin")
+        return ProcessTwin(seed, self.run, state, self.source, self._artifacts(), place)
 
     def judge(self, epoch: int, steps: int) -> Verdict:
         """Cool both lines down on the side for ``steps`` steps, as often as the manifest says; compare them once."""

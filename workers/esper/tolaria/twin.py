@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ from esper.tolaria.schedule import Progress
 
 if TYPE_CHECKING:
     from esper.kasmina import KernelSource
+    from esper.tolaria.meeting import Place
     from leyline.resources import TrainingRun
 
 
@@ -86,7 +88,8 @@ class ProcessTwin:
     """A twin in a process of its own, which trains while the host trains.
 
     The child builds task and model from the manifest and takes the forked state from a file; orders and answers are
-    JSON lines, tensors travel as safetensors files in a private directory.
+    JSON lines, tensors travel as safetensors files in a private directory. With several ranks each has such a child;
+    ``place`` is where the children meet.
     """
 
     def __init__(
@@ -96,13 +99,16 @@ class ProcessTwin:
         state: tuple[Mapping[str, Tensor], Mapping[str, Any]],
         source: KernelSource,
         artifacts: Mapping[str, Path],
+        place: Place | None = None,
     ) -> None:
         self.seed = seed
+        self._training = False
         self._folder = tempfile.TemporaryDirectory(prefix="esper-twin-")
         root = Path(self._folder.name)
         tensors, meta = state
         save_file({name: value.contiguous() for name, value in tensors.items()}, root / "fork.safetensors")
         (root / "fork.json").write_text(json.dumps(meta))
+        (root / "place.json").write_text(json.dumps(asdict(place) if place is not None else None))
         (root / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
         (root / "artifacts.json").write_text(
             json.dumps({"paths": {k: str(v) for k, v in artifacts.items()}, "keys": source.keys.to_dict()})
@@ -136,9 +142,11 @@ class ProcessTwin:
     def start_epoch(self, epoch: int, progress: Progress) -> None:
         """See :class:`Twin`."""
         self._order(do="train", epoch=epoch, progress=[progress.start, progress.stop, progress.steps])
+        self._training = True
 
     def finish_epoch(self, stop: Callable[[], bool] = lambda: False) -> EpochStats:
         """See :class:`Twin`. The child always finishes its epoch; ``stop`` is for twins that share the process."""
+        self._training = False
         return EpochStats(**self._answer("train"))
 
     def cool_down(self, epoch: int, replicate: int, steps: int) -> Tensor:
@@ -148,7 +156,9 @@ class ProcessTwin:
         return load_file(self._root / "losses.safetensors")["losses"]
 
     def export_state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """See :class:`Twin`."""
+        """See :class:`Twin`. A run that is stopped inside an epoch finds the child in the middle of it."""
+        if self._training:
+            self.finish_epoch()
         self._order(do="export")
         self._answer("export")
         return load_file(self._root / "state.safetensors"), json.loads((self._root / "state.json").read_text())

@@ -23,6 +23,8 @@ from esper.tasks import load_task
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.judge import cool_down
 from esper.tolaria.line import Line
+from esper.tolaria.meeting import Place
+from esper.tolaria.ranks import ALONE, Ranks
 from esper.tolaria.schedule import Progress
 from leyline.resources import TrainingRun
 
@@ -49,7 +51,8 @@ def build_line(root: Path) -> Line:
     task.model.to(device)
     sample, _ = task.train.batch(torch.arange(2))
     bank = wrap(task.model, spec.slots, sample.to(device), spec=spec)
-    line = Line(task, bank, spec, device)
+    place = json.loads((root / "place.json").read_text())
+    line = Line(task, bank, spec, device, Ranks.join(Place(**place)) if place is not None else ALONE)
     line.import_state(
         load_file(root / "fork.safetensors"), json.loads((root / "fork.json").read_text()), _Artifacts(root)
     )

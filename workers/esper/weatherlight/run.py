@@ -29,8 +29,9 @@ from esper.tamiyo.reports import deliver
 from esper.tasks import Task, load_task
 from esper.tolaria.device import pick_device, set_threads
 from esper.tolaria.line import Stopped
+from esper.tolaria.ranks import ALONE, Ranks
 from esper.tolaria.recorder import Recorder
-from esper.tolaria.store import BucketStore, CheckpointStore, Committer
+from esper.tolaria.store import BucketStore, Checkpoint, CheckpointStore, Committer
 from esper.tolaria.summarise import control_summary, summarise, versions
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library, SqlLibrary
@@ -75,20 +76,26 @@ def run(
     """
     began = time.monotonic()
     with ExitStack() as stack:
-        directory = OutputDirectory(out, resume, elsewhere=bool(checkpoints))
-        stack.callback(directory.close)
-        kept = committer(out, manifest.spec.checkpoints.keep, checkpoints, resume, stack) if checkpoints else None
+        ranks = Ranks.meet(manifest.spec)
+        stack.callback(ranks.close)
+        directory = ranks.lead(lambda: OutputDirectory(out, resume, elsewhere=bool(checkpoints)))
+        kept = None
+        if directory is not None:
+            stack.callback(directory.close)
+        if checkpoints:
+            kept = ranks.lead(lambda: committer(out, manifest.spec.checkpoints.keep, checkpoints, resume, stack))
         # absolute, because the processes that build kernels work in directories of their own
         root = Path(library or out.parent / LIBRARY).absolute()
-        session = Session(manifest, out, root, progress or Silent(), stack, commits=kept)
+        session = Session(manifest, out, root, progress or Silent(), stack, commits=kept, ranks=ranks)
         stop = stack.enter_context(StopRequest())
         try:
             trainer = session.prepare(resume, stop)
         except BaseException:
-            directory.abandon()
+            if directory is not None:
+                directory.abandon()
             raise
         # Only now is there something to resume: what was wrong with the input can be put right and run again.
-        if not resume or not (out / MANIFEST).exists():
+        if directory is not None and (not resume or not (out / MANIFEST).exists()):
             directory.write_manifest(manifest)
         if kept is not None and not resume:
             kept.store.claim()
@@ -100,7 +107,7 @@ def run(
 
 @dataclass
 class Session:
-    """One process's work on one run."""
+    """One process's work on one run; with several ranks each has one, and the first does what is done once."""
 
     manifest: TrainingRun
     out: Path
@@ -116,14 +123,31 @@ class Session:
     commits: Committer | None = None
     """Where checkpoints go, if not into ``out``."""
     shelf: RunShelf | None = None
+    ranks: Ranks = ALONE
     _events_offset: int | None = None
 
     def prepare(self, resume: bool, stop: StopAsked) -> Trainer:
-        """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels."""
-        spec = self.manifest.spec
+        """Build everything a run consists of; with ``kernels.prepare: BeforeTraining`` certify its first kernels.
+
+        With several ranks the first one comes first: it makes what the others use (the library, its keys, its kernels).
+        """
+        self.ranks.check_batch(self.manifest.spec.training.batch_size)
+        early = self.ranks.asked_early(stop)
+        built = self.ranks.lead(lambda: self._build(resume, early))
+        trainer, checkpoint = self.ranks.together(lambda: self._build(resume, stop) if built is None else built)
+        if resume:
+            # Without a checkpoint the run begins anew, and with it its log.
+            found = self.ranks.share(lambda: checkpoint is not None)
+            self._events_offset = trainer.resume(checkpoint) if found else 0
+        return trainer
+
+    def _build(self, resume: bool, stop: Callable[[], bool]) -> tuple[Trainer, Checkpoint | None]:
+        """The trainer, and the checkpoint it goes on from; only the first rank has one, and asks for kernels."""
+        spec, first = self.manifest.spec, self.ranks.first
         set_threads(spec.training.threads)
         task, bank = self.given or self.host()
-        recorder = Recorder(self.out, self.progress)
+        out = self.out if first else None
+        recorder = Recorder(out, self.progress)
         self.library = library = self.open_library()
         grows = str(spec.controller.policy) != "Never"
         device = str(bank_device(bank))
@@ -134,21 +158,20 @@ class Session:
         )
         controller = self.controller or TamiyoController(spec, library, on_report=self.reports(library))
         trainer = Trainer(
-            self.manifest, task, bank, controller, shelf, recorder, self.out, local_task=self.given is not None,
-            commits=self.commits,
+            self.manifest, task, bank, controller, shelf, recorder, out, local_task=self.given is not None,
+            commits=self.commits, ranks=self.ranks,
         )  # fmt: skip
         if trainer.commits is not None:
             trainer.commits.say = recorder.warning
+        if not first:
+            return trainer, None
         self.join(trainer)
         checkpoint = trainer.newest() if resume else None
         if checkpoint is not None:
             shelf.load(checkpoint.state["portfolio"])
         if grows:
             self.kernels(service, list(dict.fromkeys(interfaces.values())), shelf, stop)
-        if resume:
-            # Without a checkpoint the run begins anew, and with it its log.
-            self._events_offset = trainer.resume(checkpoint) if checkpoint is not None else 0
-        return trainer
+        return trainer, checkpoint
 
     # -- what is another in an installation of several processes ------------------------------------------------------
 
@@ -242,10 +265,12 @@ class Session:
         try:
             trainer.train(stop)
         except Stopped:
-            if stop.by is signal.SIGTERM:
+            if self.ranks.reason_to_stop(stop) is signal.SIGTERM:
                 return "Suspended", "SIGTERM: a checkpoint was written; continue with --resume"
             return "Interrupted", "interrupted: a checkpoint was written; continue with --resume"
         except RunFailed as error:
+            if self.ranks.lost and not self.ranks.first:
+                raise  # there is nobody to conclude the run with
             return "Failed", str(error)
         return "Completed", "the budget is spent"
 
@@ -264,7 +289,9 @@ class Session:
         manifest = self.manifest.model_copy(update={"spec": changed})
         other = Session(manifest, self.out, self.library_root, Silent(), self.stack)
         task, bank = other.host()
-        never = Trainer(manifest, task, bank, TamiyoController(changed), trainer.shelf, Recorder(None, Silent()))
+        never = Trainer(
+            manifest, task, bank, TamiyoController(changed), trainer.shelf, Recorder(None, Silent()), ranks=self.ranks
+        )
         try:
             never.train(stop)
         except (Stopped, RunFailed) as error:
@@ -275,7 +302,16 @@ class Session:
     def conclude(
         self, trainer: Trainer, phase: str, reason: str, seconds: float, compared: Control | None
     ) -> Summary:  # fmt: skip
-        """Write model, summary and report."""
+        """Write model, summary and report; with several ranks the first one does, and all return its summary."""
+        if self.ranks.alone or self.ranks.lost:
+            return self._conclude(trainer, phase, reason, seconds, compared)
+        return Summary.model_validate_json(
+            self.ranks.share(lambda: self._conclude(trainer, phase, reason, seconds, compared).model_dump_json())
+        )
+
+    def _conclude(
+        self, trainer: Trainer, phase: str, reason: str, seconds: float, compared: Control | None
+    ) -> Summary:  # fmt: skip
         trainer.recorder.finished(phase, reason, seconds)
         trainer.recorder.close()
         records = self._records()

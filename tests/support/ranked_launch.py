@@ -1,0 +1,122 @@
+"""Starting the ranks of a test: under a real torchrun, or as forks of the test's own process, which begin at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from esper.tolaria.meeting import Place
+from esper.tolaria.ranks import Ranks
+from leyline.resources import TrainingRun
+
+SUPPORT = Path(__file__).parent
+WORLD = 2
+
+
+def scenario(name: str, run: TrainingRun, blueprints: list[str], **more: Any) -> dict[str, Any]:
+    """One run of a scenario file (see ``ranked.py``)."""
+    document = run.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {"name": name, "manifest": document, "blueprints": blueprints, **more}
+
+
+def torchrun(folder: Path, *scenarios: dict[str, Any], seconds: float = 240.0) -> tuple[int, str]:
+    """Run scenarios on two ranks under torchrun; returns its exit status and everything that was written."""
+    (folder / "scenario.json").write_text(json.dumps(scenarios))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])}
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD),
+        str(SUPPORT / "ranked.py"), str(folder),
+    ]  # fmt: skip
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Forked:
+    """Ranks as forks, as a launcher would start them; ``finish`` returns their exit statuses and what they wrote."""
+
+    def __init__(self, folder: Path, *scenarios: dict[str, Any], world: int = WORLD) -> None:
+        import ranked
+
+        folder.mkdir(exist_ok=True)
+        (folder / "scenario.json").write_text(json.dumps(scenarios))
+        port, self.folder = free_port(), folder
+        self.pids = []
+        for rank in range(world):
+            pid = os.fork()
+            if pid:
+                self.pids.append(pid)
+                continue
+            os.environ.update(
+                RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )  # fmt: skip
+            status = 70
+            try:
+                written = os.open(folder / f"stderr{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+                os.dup2(written, 2)
+                sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # pytest has put one of its own there
+                sys.argv = ["ranked.py", str(folder)]
+                status = ranked.main()
+            except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(status)
+
+    def finish(self, seconds: float = 120.0) -> tuple[list[int], list[str]]:
+        """Wait for all ranks; those that are not done in time are killed, which their status shows."""
+        deadline, left = time.monotonic() + seconds, dict(enumerate(self.pids))
+        statuses: dict[int, int] = {}
+        while left:
+            for rank, pid in list(left.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if ended:
+                    statuses[rank] = os.waitstatus_to_exitcode(status)
+                    del left[rank]
+                elif time.monotonic() > deadline:
+                    os.kill(pid, 9)
+            time.sleep(0.01)
+        return [statuses[rank] for rank in sorted(statuses)], [
+            (self.folder / f"stderr{rank}").read_text() for rank in sorted(statuses)
+        ]
+
+
+def on_ranks(folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, seconds: float = 60.0) -> list[Any]:
+    """Call something with the ranks joined, in a fork for each rank; returns what each returned, a JSON value."""
+    port, pids = free_port(), []
+    for rank in range(world):
+        pid = os.fork()
+        if pid:
+            pids.append(pid)
+            continue
+        try:
+            ranks = Ranks.join(Place(rank, world, "127.0.0.1", port, "test/0", "cpu", seconds))
+            answer = work(ranks)
+            ranks.gather(None)  # the first rank keeps the store: it leaves last
+            (folder / f"answer{rank}").write_text(json.dumps(answer))
+        except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    for pid in pids:
+        os.waitpid(pid, 0)
+    return [json.loads((folder / f"answer{rank}").read_text()) for rank in range(world)]
+
+
+def seen(folder: Path, name: str, world: int = WORLD) -> list[dict[str, Any]]:
+    """What each rank saw of a run."""
+    return [json.loads((folder / f"{name}.rank{rank}.json").read_text()) for rank in range(world)]
