@@ -113,6 +113,24 @@ HELD = (
         "tests/unit/tolaria/test_herald.py::test_a_bus_that_is_away_keeps_nobody_waiting_and_gets_everything_when_it_is_back",
     ),
     Held(
+        "All ranks of a run hold the same bits through germination, grafting, culls, rollbacks and failed kernels",
+        "every bit, after every epoch",
+        "ten runs on two ranks under torchrun; NaN, broken kernels, lost kernels and damaged state on one of them",
+        "tests/integration/test_ranks.py::test_both_ranks_hold_the_same_bits_after_every_epoch",
+    ),
+    Held(
+        "A run whose rank is killed with SIGKILL ends with a clear error and goes on to the bits of an undisturbed one",
+        "every bit of the final state",
+        "either of two ranks killed inside an epoch, and one of them under torchrun",
+        "tests/integration/test_ranks.py::test_a_killed_rank_ends_the_others_and_the_run_goes_on_to_the_same_bits",
+    ),
+    Held(
+        "SIGTERM to one rank stops all before the same step with one checkpoint, and the run goes on from there",
+        "every bit of the final state",
+        "SIGTERM and SIGINT to one of two ranks inside an epoch, where their running statistics differ",
+        "tests/integration/test_ranks.py::test_a_signal_to_one_rank_stops_both_at_the_same_step_with_one_checkpoint",
+    ),
+    Held(
         "A numerical fault returns the exact last good state and the run ends well",
         "every bit",
         "NaN, loss spike, a parameter that is not finite, a corrupted seed state",

@@ -136,6 +136,20 @@ def test_a_polite_stop_inside_an_epoch_loses_no_step(steps, tmp_path, shelf, und
     assert finished(RUN, tmp_path, shelf) == undisturbed[id(RUN)]
 
 
+def test_a_polite_stop_finds_a_twin_in_another_process_inside_its_epoch(tmp_path, shelf, undisturbed):
+    apart = fixed("blocks.0", "conv_block", judge={"cooldownSteps": 8, "twin": "Process"})
+    asked = iter(range(10**6))
+    one = go_on(apart, tmp_path, shelf)
+    with pytest.raises(Stopped):
+        one.train(stop=lambda: next(asked) >= 30)
+    one.recorder.close()
+    assert [seed.stage for seed in one.bank.seeds.values()] == [Stage.GRAFTING]
+    other = go_on(apart, tmp_path, shelf)
+    other.train()
+    other.recorder.close()
+    assert tensors_digest(other.state().tensors) == undisturbed[id(RUN)]
+
+
 def test_a_checkpoint_of_another_model_or_manifest_is_refused(tmp_path, shelf):
     one = go_on(RUN, tmp_path, shelf)
     with pytest.raises(Stopped):

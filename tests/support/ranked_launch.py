@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from leyline.resources import TrainingRun
 
 SUPPORT = Path(__file__).parent
 WORLD = 2
+PYTHONPATH = os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])
 
 
 def scenario(name: str, run: TrainingRun, blueprints: list[str], **more: Any) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def scenario(name: str, run: TrainingRun, blueprints: list[str], **more: Any) ->
 def torchrun(folder: Path, *scenarios: dict[str, Any], seconds: float = 240.0) -> tuple[int, str]:
     """Run scenarios on two ranks under torchrun; returns its exit status and everything that was written."""
     (folder / "scenario.json").write_text(json.dumps(scenarios))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, sys.path)])}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(WORLD),
         str(SUPPORT / "ranked.py"), str(folder),
@@ -44,6 +46,22 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _ended(pids: list[int], seconds: float) -> list[int]:
+    """Exit statuses of children; those that are not done in time are killed."""
+    deadline, statuses = time.monotonic() + seconds, dict.fromkeys(pids, 0)
+    left = list(pids)
+    while left:
+        for pid in list(left):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                statuses[pid] = os.waitstatus_to_exitcode(status)
+                left.remove(pid)
+            elif time.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    return [statuses[pid] for pid in pids]
 
 
 class Forked:
@@ -63,7 +81,7 @@ class Forked:
                 continue
             os.environ.update(
                 RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
+                MASTER_PORT=str(port), PYTHONPATH=PYTHONPATH,
             )  # fmt: skip
             status = 70
             try:
@@ -79,20 +97,8 @@ class Forked:
 
     def finish(self, seconds: float = 120.0) -> tuple[list[int], list[str]]:
         """Wait for all ranks; those that are not done in time are killed, which their status shows."""
-        deadline, left = time.monotonic() + seconds, dict(enumerate(self.pids))
-        statuses: dict[int, int] = {}
-        while left:
-            for rank, pid in list(left.items()):
-                ended, status = os.waitpid(pid, os.WNOHANG)
-                if ended:
-                    statuses[rank] = os.waitstatus_to_exitcode(status)
-                    del left[rank]
-                elif time.monotonic() > deadline:
-                    os.kill(pid, 9)
-            time.sleep(0.01)
-        return [statuses[rank] for rank in sorted(statuses)], [
-            (self.folder / f"stderr{rank}").read_text() for rank in sorted(statuses)
-        ]
+        statuses = _ended(self.pids, seconds)
+        return statuses, [(self.folder / f"stderr{rank}").read_text() for rank in range(len(statuses))]
 
 
 def on_ranks(folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, seconds: float = 60.0) -> list[Any]:
@@ -106,14 +112,14 @@ def on_ranks(folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, sec
         try:
             ranks = Ranks.join(Place(rank, world, "127.0.0.1", port, "test/0", "cpu", seconds))
             answer = work(ranks)
-            ranks.gather(None)  # the first rank keeps the store: it leaves last
             (folder / f"answer{rank}").write_text(json.dumps(answer))
+            if not ranks.lost:
+                ranks.gather(None)  # the first rank keeps the store: it leaves last
         except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
             traceback.print_exc()
         finally:
             os._exit(0)
-    for pid in pids:
-        os.waitpid(pid, 0)
+    _ended(pids, seconds)
     return [json.loads((folder / f"answer{rank}").read_text()) for rank in range(world)]
 
 

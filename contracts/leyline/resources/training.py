@@ -114,7 +114,7 @@ class TrainingSpec(Model):
 
     epochs: Int = field("Epochs to train; growth is decided at their ends.", unit="epochs", ge=1, le=1_000_000)
     batch_size: Int = field(
-        "Examples in one micro-batch.",
+        "Examples in one micro-batch, all ranks together; must divide by their number.",
         100,
         unit="examples",
         why="small enough for a laptop, large enough for batch statistics",

@@ -133,18 +133,25 @@ class Meeting:
         return found
 
     def missing(self, seconds: float) -> str:
-        """Who does not answer, in words; ``seconds`` is how long somebody has waited already."""
+        """Who does not answer, in words; ``seconds`` is how long somebody has waited already.
+
+        Whoever notices first asks. The others notice when that one leaves, and would take it for lost as well.
+        """
         try:
+            if self.there("lost"):
+                return self.get("lost").decode()
             self.put("roll-call", "1")
             deadline = time.monotonic() + ROLL_CALL_SECONDS
             missing = [rank for rank in range(self.place.world) if rank != self.place.rank]
             while missing and time.monotonic() < deadline:
                 missing = [rank for rank in missing if not self.there(f"here/{rank}")]
                 time.sleep(POLL_SECONDS)
+            if missing:
+                words = f"rank {', '.join(map(str, missing))} is gone or does not answer"
+                self.put("lost", words)
+                return words
         except (RuntimeError, RankLost):
             return "rank 0, which keeps the ranks' meeting place, is gone"
-        if missing:
-            return f"rank {', '.join(map(str, missing))} is gone or does not answer"
         return f"the ranks lost touch with each other, or one of them made the others wait for more than {seconds:g} s"
 
     def _answer_roll_call(self) -> None:

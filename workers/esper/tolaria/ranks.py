@@ -241,7 +241,7 @@ class Ranks:
         """Do something on every rank; when it fails on any of them it has failed on all.
 
         Raises:
-            EsperError: what it raised here, or on the first rank it failed on.
+            EsperError: what it raised on the lowest rank it failed on.
         """
         if self.alone:
             return work()
@@ -256,15 +256,13 @@ class Ranks:
         return result
 
     def fail_together(self, failure: Exception | None) -> None:
-        """Raise what failed here, or on the first rank that something failed on; nothing if nothing did."""
-        found = self.gather(None if failure is None else _told(failure))
-        if isinstance(failure, EsperError):
-            failure.told = not self.first
-        if failure is not None:
-            raise failure
-        for rank, told in enumerate(found):
-            if told is not None:
-                raise self._rebuilt(rank, told)
+        """Raise what failed on the lowest rank it failed on, the same everywhere; nothing if nothing did."""
+        for rank, told in enumerate(self.gather(None if failure is None else _told(failure))):
+            if told is None:
+                continue
+            if failure is not None and rank == self.rank == 0:
+                raise failure
+            raise self._rebuilt(rank, told) from failure
 
     def check_same(self, what: str, digest: str) -> None:
         """Check that a digest is the first rank's.

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from esper.tolaria.shelf import KernelShelf
     from leyline.resources import TrainingRun
 
+GRACE_SECONDS = 30.0
 FAULTS = (NumericalFault, StateCorruption, StepTimeout)
 
 
@@ -149,7 +150,8 @@ class Trainer:
         """
         self._stop = self.ranks.listen(stop)
         self._kept = self.ranks.share(lambda: self.commits is not None)
-        watchdog = Watchdog(2 * self.spec.governor.step_timeout_seconds)
+        # who waits for a rank that is gone says so; the watchdog is for what hangs here, and comes later
+        watchdog = Watchdog(2 * self.spec.governor.step_timeout_seconds + (0.0 if self.ranks.alone else GRACE_SECONDS))
         try:
             self._good = self._good or self.state()
             self.outside.rest(self._stop)
