@@ -101,9 +101,11 @@ class Forked:
         return statuses, [(self.folder / f"stderr{rank}").read_text() for rank in range(len(statuses))]
 
 
-def on_ranks(folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, seconds: float = 60.0) -> list[Any]:
+def on_ranks(
+    folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, seconds: float = 60.0, port: int | None = None
+) -> list[Any]:
     """Call something with the ranks joined, in a fork for each rank; returns what each returned, a JSON value."""
-    port, pids = free_port(), []
+    port, pids = port or free_port(), []
     for rank in range(world):
         pid = os.fork()
         if pid:

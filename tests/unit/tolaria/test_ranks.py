@@ -196,3 +196,23 @@ def test_an_evaluation_has_the_bits_of_one_rank(tmp_path):
 
     for answer in on_ranks(tmp_path, work, world=3):
         assert answer == [alone.loss, alone.metrics, alone.losses.tolist()]
+
+
+def test_a_rank_that_never_comes_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("esper.tolaria.meeting.JOIN_SECONDS", 1.5)
+    with pytest.raises(RankLost, match=r"rank 1, 2 did not come to 127.0.0.1:\d+ within 1.5 s; all 3 ranks"):
+        Ranks.join(Place(0, 3, "127.0.0.1", free_port(), "test/0", "cpu", 1.0))
+
+
+def test_a_rank_started_again_does_not_meet_those_that_are_ending(tmp_path):
+    port = free_port()
+
+    def work(ranks: Ranks) -> Any:
+        place = Place(ranks.rank, 2, "127.0.0.1", port, "test/0", "cpu", 1.0)
+        found = _raised(lambda: Ranks.join(place))
+        ranks.gather(None)
+        return found
+
+    for found in on_ranks(tmp_path, work, port=port):
+        assert found[0] == RankLost.__name__
+        assert "an earlier start of the run is still ending" in found[1]

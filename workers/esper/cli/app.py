@@ -144,6 +144,7 @@ def run(
       esper run mnist1d.yaml -o runs/short --set training.epochs=5 --set seed=1
       esper run mnist1d.yaml --resume
       esper run mnist1d.yaml --control     and the host never grown
+      torchrun --nproc-per-node 2 -m esper run mnist1d.yaml
       esper run mnist1d.yaml --set controller.policy=Never -o runs/control
       esper run mnist1d.yaml --checkpoints s3://runs/mnist1d
       esper run mnist1d.yaml --stack

@@ -100,6 +100,7 @@ class Meeting:
         try:
             agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # then the launcher keeps the store
             self._store = self._connect(serve=place.rank == 0 and not agent and not place.invited)
+            self._await_everybody()
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
                 store=PrefixStore("group", self._store), rank=place.rank, world_size=place.world,
@@ -111,6 +112,23 @@ class Meeting:
                 f"({short(error)})"
             ) from error
         threading.Thread(target=self._answer_roll_call, name="esper-roll-call", daemon=True).start()
+
+    def _await_everybody(self) -> None:
+        place = self.place
+        if self._store.add(f"came/{place.rank}", 1) > 1:
+            raise RankLost(
+                f"rank {place.rank} was at {place.host}:{place.port} before: an earlier start of the run is still "
+                "ending there; start all ranks again when it has"
+            )
+        deadline = time.monotonic() + JOIN_SECONDS
+        missing = list(range(place.world))
+        while missing := [rank for rank in missing if not self.there(f"came/{rank}")]:
+            if time.monotonic() > deadline:
+                raise RankLost(
+                    f"rank {', '.join(map(str, missing))} did not come to {place.host}:{place.port} within "
+                    f"{JOIN_SECONDS:g} s; all {place.world} ranks must be started"
+                )
+            time.sleep(POLL_SECONDS)
 
     def there(self, key: str) -> bool:
         """Somebody has put something under a key.

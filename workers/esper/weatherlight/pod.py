@@ -26,6 +26,7 @@ from esper.process import NotReady, Process, writable
 from esper.tamiyo import FieldReport
 from esper.tolaria.desk import Desk
 from esper.tolaria.herald import Herald
+from esper.tolaria.ranks import Ranks
 from esper.tolaria.store import BucketStore, Committer, DirectoryStore
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library
@@ -92,17 +93,17 @@ def train(
         process = stack.enter_context(Process(settings, "tolaria", roles=("trainer", "admin"), parts=parts))
         stack.callback(commits.close)
         process.connect()
+        ranks = Ranks.meet(manifest.spec)
+        stack.callback(ranks.close)
         # A pod is started again with the same arguments whatever became of the one before.
         elsewhere = resume is None or bool(settings.checkpoints.url)
-        directory = OutputDirectory(out, resume is not False, elsewhere)
-        stack.callback(directory.close)
-        if resume is not None and settings.checkpoints.url:
-            check_begun(store, resume)
-        if resume is None:
-            resume = store.holds_run() or (out / MANIFEST).exists()
+        directory = ranks.lead(lambda: OutputDirectory(out, resume is not False, elsewhere))
+        if directory is not None:
+            stack.callback(directory.close)
+        resume = ranks.share(lambda: _resumes(resume, store, settings, out))
         session = PodSession(
-            manifest, out, settings.cache_dir, progress or Logged(name), stack, commits=commits, process=process,
-            keys=keys[0],
+            manifest, out, settings.cache_dir, progress or Logged(name), stack, ranks=ranks, process=process,
+            commits=commits if ranks.first else None, keys=keys[0],
         )  # fmt: skip
         try:
             trainer = session.prepare(resume, process.stopping)
@@ -110,10 +111,11 @@ def train(
             if process.stopping.by is signal.SIGTERM:
                 raise StoppedEarly(f"{name}: asked to stop before training began; nothing was lost") from error
             raise
-        if not resume:
-            directory.write_manifest(manifest)
-            store.claim()
-        commits.leave([MANIFEST], out)
+        if directory is not None:
+            if not resume:
+                directory.write_manifest(manifest)
+                store.claim()
+            commits.leave([MANIFEST], out)
         session.begin()
         phase, reason = session.train(trainer, resume, process.stopping)
         session.phase = phase
@@ -122,6 +124,17 @@ def train(
         session.last_words(phase, settings.tell_seconds)
         _LOG.info("run ended", run=name, phase=phase, reason=reason)
         return summary
+
+
+def _resumes(
+    resume: bool | None, store: BucketStore | DirectoryStore, settings: TrainSettings, out: Path
+) -> bool:
+    """Whether there is a run to go on with; with ``resume`` given, whether that fits what is there."""
+    if resume is None:
+        return store.holds_run() or (out / MANIFEST).exists()
+    if settings.checkpoints.url:
+        check_begun(store, resume)
+    return resume
 
 
 def _store(settings: TrainSettings, manifest: TrainingRun, out: Path) -> BucketStore | DirectoryStore:
@@ -165,8 +178,10 @@ class PodSession(Session):
         return self.process.library
 
     def open_kernels(self, library: Library, device: str) -> Kernels:
-        """See ``Session``: the pools make them."""
+        """See ``Session``: the pools make them; with several ranks the first one asks and holds them for all."""
         process = self.process
+        if not self.ranks.first:
+            return Kernels(library, self.keys, self.library_root, device=device)
         post = Post(process.bus, process.signer, process.trusted, instance=self._instance)
         self.remote = RemoteKernels(
             library, process.bus, post, self.keys, self.manifest.metadata.name, self.library_root, device=device,
@@ -191,9 +206,11 @@ class PodSession(Session):
         return report
 
     def join(self, trainer: Trainer) -> None:
-        """See ``Session``: the run takes commands and tells its news."""
+        """See ``Session``: the run takes commands and tells its news, by its first rank."""
         run, process = self.manifest.metadata.name, self.process
         self.trainer = trainer
+        if not self.ranks.first:
+            return
         outside = trainer.outside
         outside.hardware = hardware_target(str(bank_device(trainer.bank)))
         commits = trainer.commits

@@ -163,9 +163,9 @@ class Session:
         )  # fmt: skip
         if trainer.commits is not None:
             trainer.commits.say = recorder.warning
+        self.join(trainer)
         if not first:
             return trainer, None
-        self.join(trainer)
         checkpoint = trainer.newest() if resume else None
         if checkpoint is not None:
             shelf.load(checkpoint.state["portfolio"])
