@@ -126,9 +126,7 @@ def train(
         return summary
 
 
-def _resumes(
-    resume: bool | None, store: BucketStore | DirectoryStore, settings: TrainSettings, out: Path
-) -> bool:
+def _resumes(resume: bool | None, store: BucketStore | DirectoryStore, settings: TrainSettings, out: Path) -> bool:
     """Whether there is a run to go on with; with ``resume`` given, whether that fits what is there."""
     if resume is None:
         return store.holds_run() or (out / MANIFEST).exists()
