@@ -8,9 +8,15 @@ TOOLS := .tools
 RUN_DIR ?= runs/mnist1d
 SIZE ?= full
 SOAK_SECONDS ?= 3600
+# The chart's appVersion, so that a chart finds the images of its own version.
+TAG ?= $(shell sed -n 's/^appVersion: "\(.*\)"/\1/p' charts/esper/Chart.yaml)
+TORCH ?= cuda
+TORCH_INDEX ?=
+# Of the commit, so that building it again gives the same bytes.
+IMAGE_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 export UV_NATIVE_TLS := 1
 
-.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock clean
+.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock locks images clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -59,6 +65,7 @@ check: $(STAMP) ## What a reviewer would run: format, lint, types, import rules,
 	$(VENV)/bin/lint-imports --no-cache
 	$(PY) scripts/gen_proto.py --check
 	$(PY) scripts/gen_crds.py --check
+	$(PY) scripts/gen_locks.py --check
 	$(PY) scripts/gen_docs.py --check
 	$(PY) scripts/check_contracts.py
 	$(PY) scripts/check_repository.py
@@ -69,6 +76,11 @@ bench: $(STAMP) ## Print the promised figures (docs/promises.md), ratios side by
 bench-growth: $(STAMP) ## Growth against tuned controls; about an hour on two cores (SIZE=quick for a taste)
 	@$(PY) -m tests.bench.growth --size $(SIZE)
 
+images: ## Build the images of operator and workers with buildah; TAG names them, TORCH=cpu needs TORCH_INDEX
+	buildah build --timestamp "$(IMAGE_TIME)" -f operator/Dockerfile -t localhost/esper-operator:$(TAG) .
+	buildah build --timestamp "$(IMAGE_TIME)" --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	  -f workers/Dockerfile -t localhost/esper-worker:$(TAG) .
+
 proto: $(STAMP) ## Generate the protobuf code from contracts/proto
 	$(PY) scripts/gen_proto.py
 
@@ -78,8 +90,12 @@ crds: $(STAMP) ## Generate crds/*.yaml from leyline.resources
 docs: $(STAMP) ## Generate the parts of the documentation that come from code
 	$(PY) scripts/gen_docs.py
 
-lock: ## Resolve pyproject.toml anew into requirements.lock
+lock: ## Resolve pyproject.toml anew into requirements.lock, and cut the images' lock files out of it
 	$(UV) pip compile --quiet --generate-hashes --extra dev --python-version 3.11 --no-annotate --no-header pyproject.toml -o requirements.lock
+	@$(MAKE) --no-print-directory locks
+
+locks: $(STAMP) ## Cut the images' lock files out of requirements.lock
+	$(PY) scripts/gen_locks.py
 
 clean: ## Remove the environment, caches and runs
 	rm -rf $(VENV) $(TOOLS) runs .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,3 +10,4 @@ ACTIONS = Counter("esper_operator_actions", "Writes to the cluster", ["action", 
 QUEUED = Gauge("esper_operator_queued", "Resources waiting to be looked at")
 LEADING = Gauge("esper_operator_leading", "1 while this replica leads")
 STALE = Gauge("esper_operator_stale_objects", "Objects whose newest version no watch has told of")
+#

@@ -62,6 +62,9 @@ class OperatorSettings(BaseSettings):
     progress_seconds: float = Field(
         5.0, ge=0.1, le=3600, description="seconds that news of a run may wait, so that quick epochs are one write"
     )
+    pod_template: dict[str, Any] = Field(
+        {}, description="partial pod template laid over every training pod, and under the run's own `podTemplate`"
+    )
     grace_seconds: int = Field(30, ge=1, le=3600, description="seconds a pod has to write its checkpoint")
     workers: int = Field(16, ge=1, le=256, description="resources worked on at once")
     host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics; in a pod `0.0.0.0`")
@@ -87,6 +90,7 @@ class OperatorSettings(BaseSettings):
             bus_key_secret=self.bus_key_secret,
             bus_trust=self.bus_trust,
             kernel_keys=self.kernel_keys,
+            template=self.pod_template,
             grace_seconds=self.grace_seconds,
         )
 

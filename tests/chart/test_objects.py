@@ -21,8 +21,9 @@ def definitions(values: charts.Object | None = None) -> dict[str, dict[str, Any]
 
 
 def test_helm_finds_nothing_to_say_about_it() -> None:
-    assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART))
-    assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART), values=charts.EVERYTHING)
+    for values in charts.CASES.values():
+        told = charts.merged(charts.LEAST, values)
+        assert "0 chart(s) failed" in charts.run("lint", "--strict", str(charts.CHART), values=told)
 
 
 def test_two_renders_are_the_same() -> None:
@@ -82,7 +83,8 @@ def test_a_digest_goes_before_a_tag() -> None:
 
 
 def notes(values: charts.Object | None = None) -> str:
-    said = charts.run("install", "esper", str(charts.CHART), "--namespace", "ops", "--dry-run=client", values=values)
+    told = charts.merged(charts.LEAST, values or {})
+    said = charts.run("install", "esper", str(charts.CHART), "--namespace", "ops", "--dry-run=client", values=told)
     return said.partition("NOTES:")[2]
 
 
@@ -92,10 +94,11 @@ def test_notes_say_what_to_do_next() -> None:
     assert "kubectl -n ops apply -f crds/samples/trainingrun.yaml" in said
     assert "keeps the custom resource definitions" in said
     assert "kept in an emptyDir" in said
+    assert "http://esper-urza.ops.svc:8460" in said
     everything = notes(charts.EVERYTHING)
     assert "kubectl -n team-a apply" in everything
-    assert "http://esper-urza.ops.svc:8460" in everything
     assert "emptyDir" not in everything
-    wide = notes({"training": {"clusterWide": True}, "urza": charts.URZA, "crds": {"keep": False}})
-    assert "knows no trainers yet" in wide
-    assert "keeps nothing" in wide
+    wide = notes({"training": {"clusterWide": True, "namespaces": ["team"]}, "crds": {"keep": False}})
+    assert "keys for training pods are only in team" in wide
+    assert "removes the custom resource definitions" in wide
+    assert "only if training.env" in notes(charts.CASES["operator alone"])

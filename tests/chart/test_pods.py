@@ -8,21 +8,21 @@ from typing import Any
 import pytest
 
 import charts
+from esper.process import ProcessSettings, load_settings
 from esper.urza.service.settings import ServiceSettings
+from esper.weatherlight.settings import DispatchSettings, TezzeretSettings, TrainSettings, UrabraskSettings
 from esper_operator.plan.kernel_artifact import Pools
-from esper_operator.settings import OperatorSettings, load
+from esper_operator.plan.pod import template
+from esper_operator.settings import PREFIX, OperatorSettings
+from esper_operator.settings import load as load_operator
+from leyline.resources import load
 
-CASES: dict[str, charts.Object] = {
-    "defaults": {},
-    "everything": charts.EVERYTHING,
-    "cluster-wide": {"training": {"clusterWide": True}, "urza": charts.URZA},
-}
 SAFE_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=charts.CASES)
 def objects(request: pytest.FixtureRequest) -> list[charts.Object]:
-    return charts.rendered(CASES[request.param])
+    return charts.rendered(charts.CASES[request.param])
 
 
 def violations(pod: charts.Object) -> list[str]:
@@ -85,14 +85,33 @@ def test_services_do_not_become_settings(objects: list[charts.Object]) -> None:
     assert all(pod["spec"]["enableServiceLinks"] is False for _, pod in charts.pods(objects))
 
 
-def test_only_the_operator_can_speak_to_the_api_server(objects: list[charts.Object]) -> None:
+def audiences(pod: charts.Object) -> set[str]:
+    """For whom the pod's tokens are; ``api`` is the API server."""
+    found = {"api"} if pod["spec"]["automountServiceAccountToken"] else set()
+    for volume in pod["spec"].get("volumes", ()):
+        for source in volume.get("projected", {}).get("sources", ()):
+            if "serviceAccountToken" in source:
+                found.add(source["serviceAccountToken"].get("audience", "api"))
+    return found
+
+
+def test_tokens_are_for_those_who_need_them(objects: list[charts.Object]) -> None:
+    """The library reads the issuer's public keys with a token of an account without rights."""
     accounts = charts.of_kind(objects, "ServiceAccount")
-    assert accounts
     assert all(each["automountServiceAccountToken"] is False for each in accounts)
-    speaks = {name for name, pod in charts.pods(objects) if pod["spec"]["automountServiceAccountToken"]}
-    assert speaks == {"esper-operator"}
     used = {pod["spec"]["serviceAccountName"] for _, pod in charts.pods(objects)}
     assert used == {each["metadata"]["name"] for each in accounts}
+    wanted = {
+        "operator": {"api", "esper-urza"}, "urza": {"api"}, "keys": {"api"}, "dispatcher": {"esper-urza"},
+        "tezzeret": {"esper-urza"}, "urabrask": {"esper-urza"},
+    }  # fmt: skip
+    if "esper-urza" not in dict(charts.pods(objects)):
+        wanted["operator"] = {"api"}
+    for name, pod in charts.pods(objects):
+        assert audiences(pod) == wanted[pod["metadata"]["labels"]["app.kubernetes.io/component"]], name
+    bound = {subject["name"] for each in charts.of_kind(objects, "RoleBinding", "ClusterRoleBinding")
+             for subject in each["subjects"]}  # fmt: skip
+    assert bound <= {"esper-operator", "esper-keys"}
 
 
 def test_long_lived_pods_are_probed_and_labelled_as_their_owners_expect(objects: list[charts.Object]) -> None:
@@ -126,7 +145,106 @@ def test_passwords_come_from_the_named_secrets_and_are_nowhere_else() -> None:
         "ESPER_URZA_S3_ACCESS_KEY": ("urza-objects", "access-key"),
         "ESPER_URZA_S3_SECRET_KEY": ("urza-objects", "secret-key"),
     }
-    assert not charts.of_kind(objects, "Secret")
+    for secret in charts.of_kind(objects, "Secret"):
+        assert not {"data", "stringData"} & set(secret), "a key in a manifest is in the release's history for ever"
+
+
+def mounted(pod: charts.Object) -> dict[str, set[str]]:
+    """Secrets that each container of a pod can read as files."""
+    volumes = {each["name"]: each["secret"]["secretName"] for each in pod["spec"]["volumes"] if "secret" in each}
+    return {
+        container["name"]: {volumes[each["name"]] for each in container["volumeMounts"] if each["name"] in volumes}
+        for container in charts.containers(pod)
+    }
+
+
+def test_keys_are_mounted_only_where_they_sign() -> None:
+    pods = dict(charts.pods(charts.rendered(charts.EVERYTHING)))
+    assert mounted(pods["esper-dispatcher"]) == {
+        "provision": {"pulsar", "pulsar-admin"}, "dispatcher": {"pulsar", "esper-bus-dispatcher"},
+    }  # fmt: skip
+    assert mounted(pods["esper-tezzeret"])["tezzeret"] == {"pulsar", "esper-bus-tezzeret", "esper-signing-built"}
+    assert mounted(pods["esper-urabrask"])["urabrask"] == {"pulsar", "esper-bus-urabrask", "esper-signing-validated"}
+    assert mounted(pods["esper-operator"])["operator"] == {"pulsar"}
+    assert not any(mounted(pods["esper-urza"]).values())
+
+
+PROCESSES: dict[str, type[ProcessSettings]] = {
+    "dispatcher": DispatchSettings, "tezzeret": TezzeretSettings, "urabrask": UrabraskSettings,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("case", ["least", "everything"])
+def test_processes_understand_their_environment(name: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = charts.rendered(charts.CASES[case])
+    pod = charts.named(objects, "Deployment", f"esper-{name}")["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    for variable, value in charts.environment(objects, container).items():
+        monkeypatch.setenv(variable, value)
+    settings = load_settings(PROCESSES[name])
+    assert settings.library.url == "http://esper-urza.esper.svc:8460"
+    assert (settings.http_host, settings.http_port) == ("0.0.0.0", 8470)
+    assert (settings.pulsar.token_file is None) == (case == "least")
+    places = [each["mountPath"] for each in container["volumeMounts"]]
+    for path in files_of(settings):
+        assert any(path.startswith(f"{place}/") or path == place for place in places), path
+
+
+def files_of(settings: ProcessSettings) -> list[str]:
+    """Every file that the settings name."""
+    found = [settings.library.token_file, settings.pulsar.token_file, settings.pulsar.tls_ca_file]
+    found += [getattr(settings, name) for name in type(settings).model_fields if name.endswith(("_file", "_dir"))]
+    return [str(path) for path in found if path is not None]
+
+
+RUN = """
+apiVersion: esper.dev/v1alpha1
+kind: TrainingRun
+metadata: {name: grow, namespace: team-a, uid: run-uid}
+spec:
+  task: {ref: "esper.tasks.mnist1d:task"}
+  slots: [{path: "blocks.*"}]
+  training: {epochs: 2}
+"""
+
+
+@pytest.mark.parametrize("case", ["least", "everything"])
+def test_training_pods_have_what_the_trainer_asks_for(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the chart's values through the operator's settings and its plan to the trainer's own settings."""
+    objects = charts.rendered(charts.CASES[case])
+    (container,) = charts.named(objects, "Deployment", "esper-operator")["spec"]["template"]["spec"]["containers"]
+    told = charts.environment(objects, container)
+    fields = {f"{PREFIX}{name.upper()}" for name in OperatorSettings.model_fields}
+    assert {name for name in told if name.startswith(PREFIX)} <= fields
+    assert told["ESPER_PULSAR_SERVICE_URL"] == "pulsar+ssl://broker.data.svc:6651"
+    for variable, value in told.items():
+        monkeypatch.setenv(variable, value)
+    operator = OperatorSettings()
+    assert operator.lease_namespace == "<kept elsewhere>"
+    pod = template(load(RUN), operator.pods())
+    assert not violations(pod)
+    names = [each["name"] for each in pod["spec"]["volumes"]]
+    assert len(set(names)) == len(names)
+    (trainer,) = pod["spec"]["containers"]
+    assert {each["name"] for each in trainer["volumeMounts"]} <= set(names)
+    for variable in told:
+        monkeypatch.delenv(variable)
+    for entry in trainer["env"]:
+        monkeypatch.setenv(entry["name"], entry["value"])
+    settings = load_settings(TrainSettings)
+    assert settings.library.url == operator.urza_url
+    places = [each["mountPath"] for each in trainer["volumeMounts"]]
+    for path in files_of(settings):
+        assert any(path.startswith(f"{place}/") or path == place for place in places), path
+    if case == "everything":
+        assert settings.checkpoints.url == "s3://checkpoints/runs/team-a/run-uid"
+        assert {"name": "OMP_NUM_THREADS", "value": "2"} in trainer["env"]
+    wanted = {"esper-bus-trainer"} | ({"pulsar"} if case == "everything" else set())
+    assert mounted(pod)["trainer"] == wanted
+    assert {"esper-trusted", "esper-kernels"} <= {
+        each.get("configMap", {}).get("name") for each in pod["spec"]["volumes"]
+    }
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["migrate", "serve"])
@@ -146,16 +264,19 @@ def test_the_library_understands_its_environment(number: int, monkeypatch: pytes
     assert settings.subjects == {
         "system:serviceaccount:team-a:default": ["trainer"], "system:serviceaccount:team-b:default": ["trainer"],
         "system:serviceaccount:esper:esper-operator": ["trainer"],
+        "system:serviceaccount:esper:esper-dispatcher": ["admin"],
+        "system:serviceaccount:esper:esper-tezzeret": ["worker"],
+        "system:serviceaccount:esper:esper-urabrask": ["worker"],
     }  # fmt: skip
     assert (settings.host, settings.port) == ("0.0.0.0", 8460)
 
 
 def test_a_subject_keeps_the_roles_it_was_given_besides_the_trainers() -> None:
-    values = {"urza": charts.URZA | {"tokens": {"subjects": {"system:serviceaccount:esper:default": ["admin"]}}}}
+    values = {"urza": {"tokens": {"subjects": {"system:serviceaccount:esper:default": ["admin"]}}}}
     objects = charts.rendered(values)
     data = charts.named(objects, "ConfigMap", "esper-urza")["data"]
     assert '["admin","trainer"]' in data["ESPER_URZA_SUBJECTS"]
-    before = charts.named(charts.rendered({"urza": charts.URZA}), "Deployment", "esper-urza")
+    before = charts.named(charts.rendered(), "Deployment", "esper-urza")
     after = charts.named(objects, "Deployment", "esper-urza")
     assert before["spec"]["template"] != after["spec"]["template"], "pods must be replaced when settings change"
 
@@ -167,7 +288,7 @@ def test_the_operator_understands_its_environment(monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name)
     for name, value in charts.environment(objects, pod["spec"]["containers"][0]).items():
         monkeypatch.setenv(name, value)
-    settings = load()
+    settings = load_operator()
     assert settings.pools() == Pools("x86_64-avx2", "0" * 16)
     assert settings.namespaces == ("team-a", "team-b")
     assert settings.urza_token_file is not None

@@ -8,19 +8,16 @@ from typing import Any
 import pytest
 
 import charts
+from esper_operator.keys import run_labels
 from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS
+from esper_operator.plan.pod import HTTP_PORT
 
-CASES: dict[str, charts.Object] = {
-    "defaults": {},
-    "everything": charts.EVERYTHING,
-    "cluster-wide": {"training": {"clusterWide": True}, "urza": charts.URZA},
-}
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=charts.CASES)
 def objects(request: pytest.FixtureRequest) -> list[charts.Object]:
-    return charts.rendered(CASES[request.param])
+    return charts.rendered(charts.CASES[request.param])
 
 
 def rules(objects: list[charts.Object]) -> Iterator[dict[str, Any]]:
@@ -35,24 +32,41 @@ def test_no_rule_is_wider_than_it_reads(objects: list[charts.Object]) -> None:
         assert "nonResourceURLs" not in rule
 
 
-def test_the_operators_rights_are_those_of_its_table() -> None:
-    objects = charts.rendered()
-    role = charts.named(objects, "Role", "esper-operator")
-    assert role["rules"] == [each.rule() for each in PERMISSIONS]
-    lease = charts.named(objects, "Role", "esper-operator-lease")
-    (wanted,) = LEASE_PERMISSIONS
-    assert {verb for rule in lease["rules"] for verb in rule["verbs"]} == set(wanted.verbs)
-    assert all(rule["apiGroups"] == [wanted.group] for rule in lease["rules"])
-
-
-def test_nobody_reads_secrets_or_enters_pods(objects: list[charts.Object]) -> None:
+def test_nobody_enters_pods_or_gives_rights(objects: list[charts.Object]) -> None:
     touched = {resource for rule in rules(objects) for resource in rule["resources"]}
     assert not touched & {
-        "secrets", "pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "nodes", "roles",
-        "rolebindings", "clusterroles", "clusterrolebindings",
+        "pods/exec", "pods/attach", "pods/portforward", "serviceaccounts/token", "nodes", "roles", "rolebindings",
+        "clusterroles", "clusterrolebindings",
     }  # fmt: skip
     writes = {name for rule in rules(objects) for name in rule["resources"] if WRITES & set(rule["verbs"])}
     assert "pods" not in writes
+
+
+def test_secrets_are_touched_by_the_key_maker_only_and_only_its_own(objects: list[charts.Object]) -> None:
+    """None can be listed, and those of others can't be read."""
+    for role in charts.of_kind(objects, "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            if "secrets" in rule["resources"]:
+                assert role["metadata"]["name"] == "esper-keys"
+                assert set(rule["verbs"]) == {"get", "patch"}
+                own = {each["metadata"]["name"] for each in charts.of_kind(objects, "Secret")
+                       if each["metadata"]["namespace"] == role["metadata"]["namespace"]}  # fmt: skip
+                assert set(rule["resourceNames"]) == own
+
+
+def test_the_operator_has_the_permissions_of_its_table() -> None:
+    def known(rule: dict[str, Any]) -> set[tuple[str, str, str]]:
+        return {(group, name, verb) for group in rule["apiGroups"] for name in rule["resources"]
+                for verb in rule["verbs"]}  # fmt: skip
+
+    for case, kind in (("least", "Role"), ("cluster-wide", "ClusterRole")):
+        found = charts.of_kind(charts.rendered(charts.CASES[case]), kind)
+        (role,) = [each for each in found if each["metadata"]["name"].startswith("esper-operator")
+                   and not each["metadata"]["name"].endswith("-lease")]  # fmt: skip
+        wanted = set().union(*(known(each.rule()) for each in PERMISSIONS))
+        assert set().union(*map(known, role["rules"])) == wanted
+    lease = charts.named(charts.rendered(), "Role", "esper-operator-lease")
+    assert set().union(*map(known, lease["rules"])) == set().union(*(known(each.rule()) for each in LEASE_PERMISSIONS))
 
 
 def test_rights_in_the_whole_cluster_only_when_asked() -> None:
@@ -64,8 +78,9 @@ def test_rights_in_the_whole_cluster_only_when_asked() -> None:
     assert not charts.of_kind(there, "ClusterRole", "ClusterRoleBinding")
     wide = charts.rendered({"training": {"clusterWide": True}})
     assert len(charts.of_kind(wide, "ClusterRole")) == len(charts.of_kind(wide, "ClusterRoleBinding")) == 1
-    # the Lease stays where the operator is
-    assert [rule["resources"] for role in charts.of_kind(wide, "Role") for rule in role["rules"]] == [["leases"]] * 2
+    # the Lease and the keys stay where the release is
+    names = {each["metadata"]["name"] for each in charts.of_kind(wide, "Role")}
+    assert names == {"esper-operator-lease", "esper-keys"}
 
 
 def test_every_binding_binds_a_role_to_an_account_that_are_there(objects: list[charts.Object]) -> None:
@@ -125,10 +140,13 @@ def reach(objects: list[charts.Object], part: str) -> tuple[set[int | str], set[
 
 def test_ports_are_those_of_the_table() -> None:
     objects = charts.rendered(charts.EVERYTHING)
-    assert reach(objects, "operator") == ({8480}, {53, 443, 6443, 8460})
+    assert reach(objects, "dispatcher") == ({8470}, {53, 8460, 6651, 8443, 9000})
+    assert reach(objects, "tezzeret") == reach(objects, "urabrask") == ({8470}, {53, 8460, 6651, 9000})
+    assert reach(objects, "keys") == (set(), {53, 443, 6443})
+    assert reach(objects, "operator") == ({8480}, {53, 443, 6443, 8460, 6651})
     assert reach(objects, "urza") == ({8460}, {53, 443, 6443, 5432, 9000})
     quiet = charts.rendered()
-    assert reach(quiet, "operator") == (set(), {53, 443, 6443}), "nobody reads metrics unless named"
+    assert reach(quiet, "operator") == (set(), {53, 443, 6443, 8460, 6651}), "nobody reads metrics unless named"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +160,7 @@ def test_ports_are_those_of_the_table() -> None:
     ],
 )
 def test_the_store_is_reached_by_the_port_of_its_address(objects_values: dict[str, str], port: int) -> None:
-    values = {"urza": charts.URZA | {"objects": charts.URZA["objects"] | objects_values}}
+    values = {"urza": {"objects": objects_values}}
     assert reach(charts.rendered(values), "urza")[1] == {53, 443, 6443, 5432, port}
 
 
@@ -150,7 +168,10 @@ def test_training_pods_are_reached_by_each_other_only_and_reach_the_library() ->
     objects = charts.rendered(charts.EVERYTHING)
     for namespace in ("team-a", "team-b"):
         (policy,) = policies_of(objects, TRAINING, namespace)
-        assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": TRAINING}}]}]
+        mutual, metrics = policy["ingress"]
+        assert mutual == {"from": [{"podSelector": {"matchLabels": TRAINING}}]}
+        assert metrics == {"from": charts.EVERYTHING["networkPolicies"]["monitoring"],
+                           "ports": [{"protocol": "TCP", "port": HTTP_PORT}]}  # fmt: skip
         peers = [peer for rule in policy["egress"] for peer in rule.get("to", ())]
         urza = next(peer for peer in peers if peer.get("podSelector", {}).get("matchLabels", {}) != TRAINING
                     and "podSelector" in peer)  # fmt: skip
@@ -158,10 +179,18 @@ def test_training_pods_are_reached_by_each_other_only_and_reach_the_library() ->
         assert selects(urza["podSelector"], labels)
         assert urza["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "esper"}
     urza_policy = next(each for each in policies_of(objects, labels, "esper") if each.get("ingress"))
-    (trainers, operator) = [peer for peer in urza_policy["ingress"][0]["from"] if "podSelector" in peer]
-    assert operator["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "operator"
-    assert "namespaceSelector" not in operator
+    peers = [peer["podSelector"] for peer in urza_policy["ingress"][0]["from"] if "podSelector" in peer]
+    for owner in ("esper-operator", "esper-dispatcher", "esper-tezzeret", "esper-urabrask"):
+        theirs = charts.named(objects, "Deployment", owner)["spec"]["template"]["metadata"]["labels"]
+        assert any(selects(each, theirs) for each in peers), owner
+    (trainers,) = [peer for peer in urza_policy["ingress"][0]["from"] if "matchExpressions" in peer.get(
+        "namespaceSelector", {})]  # fmt: skip
+    assert selects(trainers["podSelector"], TRAINING)
     assert trainers["namespaceSelector"]["matchExpressions"][0]["values"] == ["team-a", "team-b"]
+
+
+def test_the_operators_labels_are_those_the_policies_select() -> None:
+    assert TRAINING.items() <= run_labels("run", "uid").items()
 
 
 def test_metrics_that_nobody_may_read_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -52,14 +51,6 @@ def nested(path: Path, value: Any) -> dict[str, Any]:
     for name in reversed(path):
         value = {name: value}
     return value
-
-
-def merged(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    made = copy.deepcopy(base)
-    for name, value in more.items():
-        both = isinstance(value, dict) and isinstance(made.get(name), dict)
-        made[name] = merged(made[name], value) if both else value
-    return made
 
 
 def test_schema_and_values_name_the_same_things() -> None:
@@ -117,13 +108,15 @@ OTHERS: dict[str, Any] = {
     "networkPolicies.apiServer.cidrs": ["10.0.0.1/32"], "networkPolicies.trainingEgress": [{"ports": [{"port": 80}]}],
     "networkPolicies.monitoring": [{"podSelector": {"matchLabels": {"a": "c"}}}],
     "podMonitor.interval": "10s", "crds.keep": False,
+    "pulsar.serviceUrl": "pulsar://other:1", "pulsar.adminUrl": "http://other:2",
+    "dispatcher.logLevel": "debug", "tezzeret.logLevel": "debug", "urabrask.logLevel": "debug",
+    "pulsar.tokenKey": "other", "pulsar.adminTokenKey": "other",
 }  # fmt: skip
 """Another value where one can't be made up from the kind of the first."""
 PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
-BASE = merged(
-    {"urza": charts.URZA, "podMonitor": {"enabled": True}, "networkPolicies": {"monitoring": PEER}},
-    {"urza": {"objects": {"endpoint": "http://s3:9000"}}},
-)
+# A Secret's key shows only with the Secret.
+BASE: dict[str, Any] = {"podMonitor": {"enabled": True}, "networkPolicies": {"monitoring": PEER},
+                        "pulsar": {"existingSecret": "pulsar", "adminSecret": "admin"}}  # fmt: skip
 
 
 def other(path: Path, value: Any) -> Any:
@@ -156,7 +149,7 @@ def test_every_value_changes_something(path: Path, baseline: str) -> None:
     value = VALUES
     for name in path:
         value = value[name]
-    changed = charts.text(merged(BASE, nested(path, other(path, value))))
+    changed = charts.text(charts.merged(BASE, nested(path, other(path, value))))
     set_already = path[:2] in {("urza", "enabled"), ("podMonitor", "enabled")}
     assert (changed != baseline) or set_already
 
@@ -174,10 +167,16 @@ WRONG: list[tuple[str, Any, str]] = [
     ("training.runsVolume", {"emptyDir": {}, "hostPath": {}}, "/training/runsVolume"),
     ("training.namespaces", ["Upper"], "/training/namespaces/0"),
     ("training.env", {"A": 1}, "/training/env/A"),
-    ("training", {"clusterWide": True, "namespaces": ["a"]}, "/training/namespaces"),
-    ("urza", {"enabled": True}, "/urza/database/host"),
-    ("urza", {"enabled": True}, "/urza/database/existingSecret"),
-    ("urza", {"enabled": True}, "/urza/objects/bucket"),
+    ("urza.database.host", "", "/urza/database/host"),
+    ("urza.database.existingSecret", "", "/urza/database/existingSecret"),
+    ("urza.objects.bucket", "", "/urza/objects/bucket"),
+    ("pulsar.serviceUrl", "", "/pulsar/serviceUrl"),
+    ("pulsar.adminUrl", "", "/pulsar/adminUrl"),
+    ("pulsar.serviceUrl", "pulsar://broker", "/pulsar/serviceUrl"),
+    ("pulsar.serviceUrl", "pulsar://user:word@broker:6650", "/pulsar/serviceUrl"),
+    ("training.checkpointsUrl", "/var/checkpoints", "/training/checkpointsUrl"),
+    ("keys.generation", 0, "/keys/generation"),
+    ("tezzeret.process", 2, "process"),
     ("urza.database.port", 70000, "/urza/database/port"),
     ("urza.database.host", "user:secret@host", "/urza/database/host"),
     ("urza.objects.endpoint", "s3.example", "/urza/objects/endpoint"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import tempfile
@@ -16,27 +17,36 @@ import real_helm
 CHART = Path(__file__).resolve().parents[2] / "charts" / "esper"
 Object = dict[str, Any]
 
-URZA: Object = {
-    "enabled": True,
-    "database": {"host": "postgres.data.svc", "existingSecret": "urza-database"},
-    "objects": {"bucket": "kernels", "endpoint": "http://s3.data.svc:9000", "existingSecret": "urza-objects"},
+LEAST: Object = {
+    "urza": {
+        "database": {"host": "postgres.data.svc", "existingSecret": "urza-database"},
+        "objects": {"bucket": "kernels", "endpoint": "http://s3.data.svc:9000", "existingSecret": "urza-objects"},
+    },
+    "pulsar": {"serviceUrl": "pulsar+ssl://broker.data.svc:6651", "adminUrl": "https://broker.data.svc:8443"},
 }
-"""What must be said for the library."""
+"""What must be said; every render has it unless it says something else."""
 
 EVERYTHING: Object = {
     "training": {
         "namespaces": ["team-a", "team-b"], "env": {"OMP_NUM_THREADS": "2"}, "envSecrets": ["data"],
-        "runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}},
+        "runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}}, "checkpointsUrl": "s3://checkpoints/runs",
     },
-    "operator": {
-        "busTrust": "trusted", "env": {"ESPER_PULSAR_SERVICE_URL": "pulsar://broker:6650"}, "envSecrets": ["broker"],
-    },
-    "urza": URZA | {"database": {**URZA["database"], "caConfigMap": "ca"}},
+    "operator": {"env": {"ESPER_OPERATOR_PROGRESS_SECONDS": "2"}, "envSecrets": ["broker"]},
+    "urza": {"database": {"caConfigMap": "ca"}, "objects": {"caConfigMap": "ca"}},
+    "pulsar": {"existingSecret": "pulsar", "adminSecret": "pulsar-admin", "caConfigMap": "ca"},
     "images": {"pullSecrets": ["registry"]},
     "networkPolicies": {"monitoring": [{"namespaceSelector": {"matchLabels": {"name": "prometheus"}}}]},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
 }  # fmt: skip
 """Every part of the chart at once."""
+
+CASES: dict[str, Object] = {
+    "least": {},
+    "everything": EVERYTHING,
+    "cluster-wide": {"training": {"clusterWide": True}},
+    "operator alone": {"urza": {"enabled": False}},
+}
+"""Kinds of installations that rules are tried on."""
 
 
 class Refused(Exception):
@@ -59,9 +69,18 @@ def run(*words: str, values: Object | None = None, environment: dict[str, str] |
     return done.stdout
 
 
+def merged(base: Object, more: Object) -> Object:
+    """Values laid over others, as Helm does it."""
+    made = copy.deepcopy(base)
+    for name, value in more.items():
+        both = isinstance(value, dict) and isinstance(made.get(name), dict)
+        made[name] = merged(made[name], value) if both else value
+    return made
+
+
 def text(values: Object | None = None, release: str = "esper", namespace: str = "esper") -> str:
     """The manifests of a release, as text."""
-    return run("template", release, str(CHART), "--namespace", namespace, values=values)
+    return run("template", release, str(CHART), "--namespace", namespace, values=merged(LEAST, values or {}))
 
 
 def rendered(values: Object | None = None, release: str = "esper", namespace: str = "esper") -> list[Object]:

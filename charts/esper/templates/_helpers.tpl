@@ -91,13 +91,22 @@ securityContext:
     drop: [ALL]
 {{- end -}}
 
-{{/* Namespaces with TrainingRuns, as JSON; empty when it is all of them. */}}
+{{/* Namespaces that get what training pods need, as JSON. */}}
 {{- define "esper.training-namespaces" -}}
-{{- if .Values.training.clusterWide -}}
-[]
-{{- else -}}
 {{- default (list .Release.Namespace) .Values.training.namespaces | uniq | sortAlpha | toJson -}}
 {{- end -}}
+
+{{/* Keys for the bus, as JSON: whose they are, the Secret, its namespace, and the roles they speak for. */}}
+{{- define "esper.bus-keys" -}}
+{{- $full := include "esper.fullname" . -}}
+{{- $keys := list -}}
+{{- range $name, $role := dict "dispatcher" "urza" "tezzeret" "tezzeret" "urabrask" "urabrask" -}}
+{{- $keys = append $keys (dict "name" $name "secret" (printf "%s-bus-%s" $full $name) "namespace" $.Release.Namespace "roles" (list $role)) -}}
+{{- end -}}
+{{- range include "esper.training-namespaces" . | fromJsonArray -}}
+{{- $keys = append $keys (dict "name" (printf "trainer-%s" .) "secret" (printf "%s-bus-trainer" $full) "namespace" . "roles" (list "tolaria" "tamiyo" "kasmina" "weatherlight")) -}}
+{{- end -}}
+{{- $keys | toJson -}}
 {{- end -}}
 
 {{- define "esper.urza-url" -}}
@@ -111,4 +120,85 @@ securityContext:
 {{- $url := urlParse . -}}
 {{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
 {{- default (ternary "80" "443" (eq $url.scheme "http")) $port -}}
+{{- end -}}
+
+{{/* What every process on the bus is told of the broker, as YAML. */}}
+{{- define "esper.pulsar-environment" -}}
+ESPER_PULSAR_SERVICE_URL: {{ .Values.pulsar.serviceUrl | quote }}
+ESPER_PULSAR_TENANT: {{ .Values.pulsar.tenant | quote }}
+ESPER_PULSAR_NAMESPACE: {{ .Values.pulsar.namespace | quote }}
+{{- if .Values.pulsar.existingSecret }}
+ESPER_PULSAR_TOKEN_FILE: /var/run/secrets/esper-pulsar/token
+{{- end }}
+{{- if .Values.pulsar.plaintextToken }}
+ESPER_PULSAR_PLAINTEXT_TOKEN: "true"
+{{- end }}
+{{- if .Values.pulsar.caConfigMap }}
+ESPER_PULSAR_TLS_CA_FILE: /etc/esper-pulsar/ca.crt
+{{- end }}
+{{- end -}}
+
+{{/* Volumes of whoever is on the bus. Called with (dict "root" $ "secret" NAME). */}}
+{{- define "esper.bus-volumes" -}}
+- name: esper-key
+  secret: {secretName: {{ .secret }}, defaultMode: 0440, items: [{key: key.pem, path: key.pem}]}
+- name: esper-trusted
+  configMap: {name: {{ include "esper.fullname" .root }}-trusted}
+- name: esper-kernels
+  configMap: {name: {{ include "esper.fullname" .root }}-kernels}
+{{- include "esper.pulsar-volumes" .root }}
+{{- end -}}
+
+{{- define "esper.pulsar-volumes" -}}
+{{- with .Values.pulsar.existingSecret }}
+- name: esper-pulsar
+  secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $.Values.pulsar.tokenKey }}, path: token}]}
+{{- end }}
+{{- with .Values.pulsar.caConfigMap }}
+- name: esper-pulsar-ca
+  configMap: {name: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+{{- end }}
+{{- end -}}
+
+{{- define "esper.bus-mounts" -}}
+- {name: esper-key, mountPath: /var/run/secrets/esper-bus, readOnly: true}
+- {name: esper-trusted, mountPath: /etc/esper-trusted, readOnly: true}
+- {name: esper-kernels, mountPath: /etc/esper-kernels, readOnly: true}
+{{- include "esper.pulsar-mounts" . }}
+{{- end -}}
+
+{{- define "esper.pulsar-mounts" -}}
+{{- if .Values.pulsar.existingSecret }}
+- {name: esper-pulsar, mountPath: /var/run/secrets/esper-pulsar, readOnly: true}
+{{- end }}
+{{- if .Values.pulsar.caConfigMap }}
+- {name: esper-pulsar-ca, mountPath: /etc/esper-pulsar, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* A name the user gave, or with the library that of what is made here. Called with (dict "root" $ "value" V "name" N). */}}
+{{- define "esper.own" -}}
+{{- $own := printf "%s-%s" (include "esper.fullname" .root) .name -}}
+{{- default (ternary $own "" .root.Values.urza.enabled) .value -}}
+{{- end -}}
+
+{{/* Variables of training pods, as JSON; the user's go first. */}}
+{{- define "esper.training-environment" -}}
+{{- $told := dict -}}
+{{- if .Values.urza.enabled -}}
+{{- $told = include "esper.pulsar-environment" . | fromYaml -}}
+{{- end -}}
+{{- mergeOverwrite $told .Values.training.env | toJson -}}
+{{- end -}}
+
+{{/* What is laid over every training pod, as JSON: how it is known to the broker, and how it knows the broker. */}}
+{{- define "esper.training-template" -}}
+{{- $mounts := include "esper.pulsar-mounts" . | fromYamlArray -}}
+{{- if and .Values.urza.enabled $mounts -}}
+{{- dict "spec" (dict
+  "volumes" (include "esper.pulsar-volumes" . | fromYamlArray)
+  "containers" (list (dict "name" "trainer" "volumeMounts" $mounts))) | toJson -}}
+{{- else -}}
+{}
+{{- end -}}
 {{- end -}}

@@ -31,9 +31,10 @@ def snapshot_name(run: str) -> str:
 
 
 def template(run: TrainingRun, settings: PodSettings) -> Object:
-    """The template with the user's overrides; what ties the pods to their run can't be overridden."""
+    """The template with the installation's and the user's overrides; what ties pods to their run stays."""
     labels = run_labels(run.metadata.name, run.metadata.uid or "")
-    made = merged({"metadata": {"labels": {}}, "spec": _pod(run, settings)}, run.spec.pod_template)
+    base = merged({"metadata": {"labels": {}}, "spec": _pod(run, settings)}, settings.template)
+    made = merged(base, run.spec.pod_template)
     metadata = made["metadata"] | {"labels": made["metadata"].get("labels", {}) | labels}
     fixed = {"restartPolicy": "Never"} | ({"priorityClassName": name} if (name := priority(run)) else {})
     return {"metadata": metadata, "spec": made["spec"] | fixed}

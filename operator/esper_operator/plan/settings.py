@@ -23,6 +23,7 @@ class PodSettings:
         env_secrets: Secrets (in the run's namespace) whose keys become variables; a missing one is an error of the pod.
         bus_key_secret: Secret beside the run with ``key.pem``, which its trainer signs messages with.
         bus_trust, kernel_keys: ConfigMaps beside the run: public keys of the bus, and ``public.json`` of the pools.
+        template: a partial pod template laid over what the operator makes, and under the run's own.
         grace_seconds: between SIGTERM and SIGKILL: long enough for a checkpoint.
     """
 
@@ -37,4 +38,5 @@ class PodSettings:
     bus_key_secret: str = ""
     bus_trust: str = ""
     kernel_keys: str = ""
+    template: Mapping[str, Any] = field(default_factory=dict)
     grace_seconds: int = 30
