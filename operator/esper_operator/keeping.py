@@ -55,8 +55,8 @@ def keep(core: client.CoreV1Api, plan: Mapping[str, Any], folder: Path) -> None:
 def main() -> None:
     """Run once. Exit codes: 0 every key is there and told, 3 not."""
     try:
-        config.load_config()
-        with client.ApiClient() as api:  # type: ignore[no-untyped-call]
+        config.load_config()  # type: ignore[no-untyped-call]
+        with client.ApiClient() as api:
             keep(client.CoreV1Api(api), json.loads(os.environ["ESPER_KEYS_PLAN"]), Path(os.environ["ESPER_KEYS_DIR"]))
     except (KeysError, config.ConfigException, OSError) as error:
         print(f"esper-operator-keys: {error}", file=sys.stderr)

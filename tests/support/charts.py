@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 import os
 import subprocess
 import tempfile
@@ -80,7 +82,12 @@ def merged(base: Object, more: Object) -> Object:
 
 def text(values: Object | None = None, release: str = "esper", namespace: str = "esper") -> str:
     """The manifests of a release, as text."""
-    return run("template", release, str(CHART), "--namespace", namespace, values=merged(LEAST, values or {}))
+    return _text(json.dumps(merged(LEAST, values or {}), sort_keys=True), release, namespace)
+
+
+@functools.lru_cache(maxsize=64)
+def _text(values: str, release: str, namespace: str) -> str:
+    return run("template", release, str(CHART), "--namespace", namespace, values=json.loads(values))
 
 
 def rendered(values: Object | None = None, release: str = "esper", namespace: str = "esper") -> list[Object]:
