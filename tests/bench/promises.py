@@ -238,6 +238,24 @@ HELD = (
         "generated requests to every path of its OpenAPI document",
         "tests/unit/urza/test_service_fuzz.py::test_nothing_makes_the_service_fail",
     ),
+    Held(
+        "An operator killed with SIGKILL at any moment is followed by one that converges to the same objects",
+        "each object made exactly once",
+        "20 kills at random moments while six runs are made, suspended and resumed, on a real control plane",
+        "tests/operator/test_killed.py::test_an_operator_killed_again_and_again_converges_to_the_same_objects",
+    ),
+    Held(
+        "How a run on a cluster ended is known after its Job is gone, and it is not begun again",
+        "every run",
+        "a Job with no time to live, and one that ended while no operator ran, on a real node",
+        "tests/operator/test_pods.py::test_an_operator_that_was_away_tells_what_happened_meanwhile",
+    ),
+    Held(
+        "The operator needs no more rights than its table has",
+        "no request forbidden",
+        "everything it does, as a service account with these rights only",
+        "tests/operator/test_permissions.py::test_the_table_of_permissions_is_enough_for_everything_it_does",
+    ),
 )
 
 

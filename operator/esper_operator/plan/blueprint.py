@@ -17,8 +17,9 @@ from leyline.resources import API_VERSION, Blueprint, BlueprintStatus, Blueprint
 from leyline.resources.enums import KernelPhase, Tier
 
 LONGEST_NAME = 50
-AGAIN_SECONDS, REFUSED_SECONDS = 300.0, 10.0
-"""How often the library is asked whether the name still means this design, and whether it would have it by now."""
+AGAIN_SECONDS, REFUSED_SECONDS, ENTERED_SECONDS = 300.0, 10.0, 0.5
+"""When the library is asked again: whether the name still means this design, whether it would have it by now, and
+whether it has what it was just given."""
 TIERS = ((0.25, Tier.TRUSTED), (0.5, Tier.STANDARD), (0.75, Tier.EXPERIMENTAL))
 """Upper ends of the library's risk bands."""
 
@@ -66,7 +67,9 @@ def plan(blueprint: Blueprint, seen: BlueprintSeen, now: datetime) -> Plan:
         return Plan((), status, told, after=REFUSED_SECONDS)
     if behind:
         spec = blueprint.spec
-        return Plan((Register(blueprint.metadata.name, ir, spec.risk, spec.approved),), status, told, after=0.0)
+        return Plan(
+            (Register(blueprint.metadata.name, ir, spec.risk, spec.approved),), status, told, after=ENTERED_SECONDS
+        )
     return Plan(children(blueprint, seen.children), status, told, after=AGAIN_SECONDS)
 
 
