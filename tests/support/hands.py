@@ -42,6 +42,7 @@ class QuickBenchmarks:
 
     def __init__(self, plan: Callable[[str], str] = lambda _: "validated") -> None:
         self.plan = plan
+        self.numbers = dict(NUMBERS)
         self.asked: list[BenchmarkRequest] = []
         self.peers: list[list[Mapping[str, Any]]] = []
 
@@ -52,7 +53,7 @@ class QuickBenchmarks:
         self.peers.append(list(peers))
         artifact = read_artifact(request.artifact)
         verdict = self.plan(artifact.path.name)
-        body = {"manifest": artifact.digest, "verdict": verdict, **NUMBERS}
+        body = {"manifest": artifact.digest, "verdict": verdict, **self.numbers}
         if verdict == "crashed":
             return ValidationReport("rejected", "crashed with SIGSEGV", body | {"ending": "crashed"})
         if verdict == "validated":

@@ -17,6 +17,7 @@ from esper.karn.catalogue import CATALOGUE
 from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.oona import InProcessBus
 from esper.tezzeret import BuildRequest, BuildVerdict
+from esper.urabrask import BenchmarkRequest
 from esper.urza import AccessDenied, LibraryUnavailable, SqlLibrary, State
 from esper.weatherlight.patient import PatientLibrary
 from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
@@ -272,6 +273,28 @@ def test_other_verdicts_are_in_the_library_with_their_report(bench: Bench, verdi
     (said,) = bench.said()
     assert isinstance(said, wire.KernelRejected)
     assert said.noisy is (verdict == "noisy")
+
+
+@pytest.mark.parametrize("mine", ["validated", "rejected", "noisy"])
+def test_a_verdict_that_comes_second_does_not_change_the_first(bench: Bench, tmp_path: Path, mine: str) -> None:
+    """Two workers measure one artifact, as after a message that was sent twice."""
+    bench.build()
+
+    def elsewhere(identity: str) -> str:
+        copy = bench.sql.fetch(identity, tmp_path / "elsewhere")
+        other = QuickBenchmarks()
+        other.numbers["ratio"] = 0.7
+        report = other.certify(BenchmarkRequest(copy, prior_risk=0.5))
+        bench.sql.certify(identity, report.body, copy)
+        return mine
+
+    bench.benchmarks.plan = elsewhere
+    bench.work(bench.benchmarker(), wire.KernelBenchmarkRequest(kernel_artifact_id=bench.identity))
+    assert bench.letters(BENCHMARK) == []
+    record = bench.sql.record(bench.identity)
+    assert (record.state, record.ratio) == (State.VALIDATED, 0.7)
+    assert [report.verdict for report in bench.sql.reports(bench.identity)] == [State.VALIDATED]
+    assert [type(each) for each in bench.said()] == [wire.KernelCertified]
 
 
 def test_a_benchmark_that_crashes_comes_again(bench: Bench) -> None:
