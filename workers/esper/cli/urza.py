@@ -156,3 +156,36 @@ def dispatch(
 
         settings = load_settings(DispatchSettings, config, what="settings of the dispatcher")
     serve_it(settings)
+
+
+@urza.command()
+@guarded
+def retry(
+    artifacts: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of rejected kernels.")],
+    cause: Annotated[str, typer.Option("--cause", help="Why another try may end otherwise; kept in their history.")],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Settings as YAML. ESPER_LIBRARY_… variables win over it."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Allow rejected kernels to be built again.
+
+    Needs a token with the role admin. They are made when a run asks for
+    them again, when their dead letter is replayed, or when the dispatcher
+    starts.
+
+    [bold]Example[/bold]
+
+      esper urza retry 5a1c…-x86_64-avx512-fast-25a7866c --cause "the compiler was mended"
+    """
+    with extra("worker", "the library's client"):
+        from esper.settings import load_settings
+        from esper.urza.client.settings import LibrarySettings
+
+        library = load_settings(LibrarySettings, config, what="settings of the library").open()
+    try:
+        for artifact in artifacts:
+            typer.echo(f"{artifact}: {library.retry(artifact, cause).value}")
+    finally:
+        library.close()
