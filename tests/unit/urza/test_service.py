@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import sys
@@ -13,11 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from typer.testing import CliRunner
 
 import services
-from esper.cli.app import app
-from esper.errors import LibraryError
 from esper.urza import DirectoryBlobs, KernelQuery, RemoteLibrary, S3Blobs, SqlLibrary, State
 from esper.urza.client import TransportSettings, token_from_file
 from esper.urza.errors import AccessDenied, BlobCorrupt, LibraryUnavailable, TooManyRequests
@@ -460,47 +456,6 @@ def test_a_token_file_is_read_each_time(address: str, tmp_path: Path) -> None:
     path.write_text(services.token() + "\n")
     assert client.blueprints() == []
     client.close()
-
-
-def test_a_client_finds_out_whether_it_may_do_its_work(address: str, tmp_path: Path) -> None:
-    worker = RemoteLibrary(address, services.token("worker", subject="pool-1"), QUICK)
-    worker.check(["worker"])
-    worker.check(["trainer", "worker"])
-    with pytest.raises(AccessDenied, match=r"'pool-1' has the roles worker; this needs admin"):
-        worker.check(["admin"])
-    with pytest.raises(AccessDenied):
-        RemoteLibrary(address, "nonsense", QUICK).check(["worker"])
-    with pytest.raises(LibraryError, match="is it the library's service, of this version"):
-        RemoteLibrary(f"{address}/elsewhere", services.token(), QUICK).check(["worker"])
-    with pytest.raises(LibraryUnavailable, match="is it up"):
-        RemoteLibrary("http://127.0.0.1:1", services.token(), QUICK).check(["worker"])
-
-
-def test_a_person_has_a_rejected_kernel_tried_again(
-    address: str, library: SqlLibrary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in list(os.environ):
-        if name.startswith("ESPER_LIBRARY_"):
-            monkeypatch.delenv(name)
-    library.register_blueprint("mlp", design(), 0.1)
-    identity = enter(library, "mlp", design())
-    library.reject(identity, "no")
-    token, config = tmp_path / "token", tmp_path / "library.yaml"
-    config.write_text(f"url: {address}\ntoken_file: {token}\n")
-
-    def retry(role: str, *arguments: str) -> tuple[int, str]:
-        token.write_text(services.token(role))
-        done = CliRunner().invoke(app, ["urza", "retry", "--config", str(config), "--cause", "mended", *arguments])
-        return done.exit_code, " ".join(done.output.split())
-
-    assert retry("worker", identity)[0] == 3
-    assert library.record(identity).state is State.REJECTED
-    assert retry("admin", identity) == (0, f"{identity}: PendingBuild")
-    assert library.history(identity)[-1].cause == "mended"
-    code, said = retry("admin", "nonsense")
-    assert code == 3
-    assert "nonsense" in said
-    assert retry("admin")[0] == 2
 
 
 def test_the_document_describes_errors_and_bodies(http: httpx.Client) -> None:
