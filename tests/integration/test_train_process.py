@@ -12,6 +12,8 @@ import httpx
 import pytest
 from safetensors.torch import load_file
 
+import parts
+import real_pulsar
 import real_s3
 from brokers import need_broker
 from esper.tolaria.state import tensors_digest
@@ -124,6 +126,31 @@ def test_people_command_it(installed: Place, undisturbed: str) -> None:
     unheard = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--timeout", "2")
     assert unheard.returncode == 3
     assert "no answer to pause" in unheard.stderr
+
+
+def test_a_broker_that_dies_stops_no_training_and_gets_all_news_when_it_is_back(tmp_path: Path) -> None:
+    try:
+        real_pulsar.jars()
+    except parts.PartMissing as missing:
+        parts.unavailable(str(missing))
+    longer = merged(RUN, {"spec": {"training": {"epochs": 40}}})
+    with parts.private("pulsar") as home, real_pulsar.Broker(home / "broker") as broker:
+        (tmp_path / "place").mkdir()
+        with place(tmp_path / "place", broker.address) as own:
+            watcher = own.heard("outage")
+            with own.trainer(longer, "one", "outage") as one:
+                one.until(lambda: one.epoch() >= 2)
+                broker.kill()
+                seen = one.epoch()
+                one.until(lambda: one.epoch() >= seen + 5)
+                one.until(lambda: one.status()["conditions"]["bus"] != "ok")
+                assert one.status()["news"]["behind"] > 0
+                assert httpx.get(f"{one.address()}/readyz").status_code == 503
+                assert httpx.get(f"{one.address()}/healthz").status_code == 200
+                broker.start()
+                assert one.ended() == 0, one.words()
+            watcher.until(lambda: {epoch for _, epoch in watcher.epochs} == set(range(1, 41)))
+            assert len(dict(watcher.epochs)) == 40, "each under one id"
 
 
 def test_what_is_missing_is_named_at_once(installed: Place, tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ class Desk:
         self.results: deque[Result] = deque(maxlen=KEPT)
         """What became of the last ones."""
         self._bus, self._ring = bus, ring
+        self._name = f"{SUBSCRIPTION}-{_plain(run)}"
         self._guard = ReplayGuard()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -118,6 +119,14 @@ class Desk:
             self._changed.notify_all()
         if self._thread.is_alive():
             self._thread.join(2 * POLL_SECONDS)
+
+    def forget(self) -> None:
+        """Close for good: the run is over, and nobody keeps its commands any more."""
+        self.close()
+        try:
+            self._bus.unsubscribe(COMMANDS, self._name)
+        except BusError as error:
+            _LOG.info("commands: %s", error)  # the broker forgets it by itself, with what it keeps on the topic
 
     def take(self) -> list[Asked]:
         """The commands that came since the last call, in order."""
@@ -172,7 +181,7 @@ class Desk:
     def _listen(self) -> None:
         while not self._closed.is_set():
             try:
-                with self._bus.subscribe(COMMANDS, SUBSCRIPTION + "-" + _plain(self.run), key=self.run) as subscription:
+                with self._bus.subscribe(COMMANDS, self._name, key=self.run) as subscription:
                     self._inbox = Inbox(subscription, self._ring, self._guard)
                     self._problem = ""
                     while not self._closed.is_set():

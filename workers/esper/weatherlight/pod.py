@@ -242,6 +242,9 @@ class PodSession(Session):
                 f"the run is finished, but the broker did not take the news of {left} commits ({herald.problem}); "
                 "run it again when the broker is back: it sends them and ends"
             )
+        desk = self.trainer.outside.desk if self.trainer is not None else None
+        if finished and desk is not None:
+            desk.forget()
         if left:
             _LOG.warning("news not sent", commits=left, problem=herald.problem, then="a resume sends them")
 
