@@ -18,9 +18,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esper.errors import BusError
+from esper.errors import BusError, CheckpointMismatch
 from esper.oona import Bus, BusFull
 from leyline.envelope import seal
+from leyline.errors import LeylineError
 from leyline.messages import encode, topic_of, type_of
 from leyline.topics import TOPICS
 
@@ -147,7 +148,7 @@ class Herald:
             try:
                 self._catch_up()
                 wait = FIRST_WAIT
-            except BusError as error:
+            except (BusError, CheckpointMismatch) as error:
                 with self._changed:
                     if not self._problem:
                         _LOG.warning("news: %s; trying again", error)
@@ -193,6 +194,9 @@ class Herald:
             except BusFull:
                 if self._bus.flush(FLUSH_SECONDS):
                     raise
+            except LeylineError as error:
+                # It would be refused for ever, and everything behind it would wait.
+                return _LOG.error("news %s can't be sent: %s", news["id"], error)
 
     def _try(self, news: News) -> None:
         try:

@@ -45,6 +45,8 @@ class Outside:
         self.paused = self._paused_before = False
         self.seeds: list[dict[str, Any]] = []
         """The seeds as they were committed last, for who asks from another thread."""
+        self.flops = 0
+        """Training FLOPs spent, as of then."""
         self._token = secrets.token_hex(8)
         """Tells the messages of this run from those of another one with its name."""
         self._told = 0
@@ -95,7 +97,8 @@ class Outside:
         return lambda: herald.release(number, entry["news"], fleeting) if herald is not None else None
 
     def look(self) -> None:
-        """Take down how the seeds are."""
+        """Take down how the run is."""
+        self.flops = self._trainer.ledger.total
         self.seeds = [
             {
                 "seed": seed.id, "slot": seed.slot, "stage": seed.stage.name, "blueprint": seed.blueprint,

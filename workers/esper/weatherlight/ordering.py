@@ -82,18 +82,20 @@ def order(
     subscription = f"ctl-{asked.command_id}"
     began = time.monotonic()
     # Before it is sent, so that no answer is missed.
-    with bus.subscribe(EPOCHS, subscription, SubscriptionType.EXCLUSIVE, key=asked.run) as answers:
-        inbox = Inbox(answers, ring)
-        # Sequences rise over all of a person's processes, as long as the clock does.
-        data = seal(
-            encode(asked), type_of(asked), COMMANDS, producer, time.time_ns(), signer, time.time(), FRESHNESS,
-            run=asked.run,
-        )  # fmt: skip
-        bus.publish(COMMANDS, data, key=asked.run)
-        bus.flush(min(10.0, timeout))
-        while not heard and (left := began + timeout - time.monotonic()) > 0:
-            inbox.take(listen, min(1.0, left))
-    bus.unsubscribe(EPOCHS, subscription)
+    try:
+        with bus.subscribe(EPOCHS, subscription, SubscriptionType.EXCLUSIVE, key=asked.run) as answers:
+            inbox = Inbox(answers, ring)
+            # Sequences rise over all of a person's processes, as long as the clock does.
+            data = seal(
+                encode(asked), type_of(asked), COMMANDS, producer, time.time_ns(), signer, time.time(), FRESHNESS,
+                run=asked.run,
+            )  # fmt: skip
+            bus.publish(COMMANDS, data, key=asked.run)
+            bus.flush(min(10.0, timeout))
+            while not heard and (left := began + timeout - time.monotonic()) > 0:
+                inbox.take(listen, min(1.0, left))
+    finally:
+        bus.unsubscribe(EPOCHS, subscription)
     if not heard:
         raise NoAnswer(
             f"run {asked.run}: no answer to {asked.WhichOneof('action')} within {timeout:g} s. Commands are taken up "

@@ -270,7 +270,7 @@ class PodSession(Session):
                 for each in (self.shelf.records() if self.shelf is not None else ())
             ],
             "budget": {
-                "flops_used": trainer.ledger.total, "flops_limit": trainer.spec.budget.training_flops,
+                "flops_used": outside.flops, "flops_limit": trainer.spec.budget.training_flops,
                 "parameters_limit": trainer.spec.budget.parameters,
             },
             "checkpoints": {
