@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import httpx
@@ -27,7 +28,7 @@ RUN: dict[str, Any] = {
     **BASE,
     "metadata": {"name": "pod"},
     "spec": {
-        "task": {"ref": "esper.tasks.vector:task"}, "slots": [{"path": "blocks.*"}],
+        "task": {"ref": "gated:task"}, "slots": [{"path": "blocks.*"}],
         "training": {"epochs": EPOCHS, "stepsPerEpoch": 100}, "controller": {"policy": "Never"},
     },
 }  # fmt: skip
@@ -57,13 +58,12 @@ def digest_of(out: Path) -> str:
 
 def test_killed_moved_and_stopped_it_ends_with_the_same_bits(installed: Place, undisturbed: str) -> None:
     watcher = installed.heard("moves")
-    with installed.trainer(RUN, "move-1", "moves") as one:
+    with installed.trainer(RUN, "move-1", "moves", gate=250) as one:
         one.until(lambda: httpx.get(f"{one.address()}/readyz").status_code == 200)
-        one.until(lambda: one.epoch() >= 2)
-        metrics = httpx.get(f"{one.address()}/metrics").text
-        assert "esper_run_epoch " in metrics
+        one.until(lambda: one.epoch() == 2)
+        assert "esper_run_epochs 12.0" in httpx.get(f"{one.address()}/metrics").text
         one.kill()
-    with installed.trainer(RUN, "move-2", "moves") as two:
+    with installed.trainer(RUN, "move-2", "moves", gate=350) as two:
         two.until(lambda: two.epoch() >= 4)
         assert two.terminate() == 0, two.words()
         assert json.loads((two.out / "summary.json").read_text())["phase"] == "Suspended"
@@ -76,56 +76,62 @@ def test_killed_moved_and_stopped_it_ends_with_the_same_bits(installed: Place, u
     ids = dict(watcher.epochs)
     assert len(ids) == EPOCHS, "what was told twice was told under one id"
     client = real_s3.client(installed.bucket)
-    left = {
-        item["Key"] for item in client.list_objects_v2(Bucket=installed.bucket.name, Prefix="moves/output/")["Contents"]
-    }
-    assert {"moves/output/manifest.yaml", "moves/output/summary.json", "moves/output/report.html"} <= left
+    listed = client.list_objects_v2(Bucket=installed.bucket.name, Prefix="moves/output/")["Contents"]
+    left = {item["Key"].rpartition("/")[2] for item in listed}
+    assert {"manifest.yaml", "summary.json", "report.html"} <= left
 
 
 def test_a_second_trainer_takes_the_run_and_the_first_is_told(installed: Place) -> None:
-    longer = merged(RUN, {"spec": {"training": {"epochs": 5000}}})
-    with installed.trainer(longer, "twice-1", "twice") as one:
-        one.until(lambda: one.epoch() >= 1)
-        with installed.trainer(longer, "twice-2", "twice") as two:
-            assert one.ended() == 3
-            assert "another trainer owns this run" in one.words()
-            assert two.terminate() == 0, two.words()
+    with installed.trainer(RUN, "twice-1", "twice", gate=150) as one:
+        one.until(lambda: one.epoch() == 1)
+        with installed.trainer(RUN, "twice-2", "twice") as two:
+            assert two.ended() == 0, two.words()
+        one.go()
+        assert one.ended() == 3
+        assert "another trainer owns this run" in one.words()
 
 
 def test_people_command_it(installed: Place, undisturbed: str) -> None:
     watcher = installed.heard("people")
-    with installed.trainer(RUN, "ctl-1", "ctl") as one:
-        one.until(lambda: one.epoch() >= 1)
-        done = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--reason", "lunch")
-        assert done.returncode == 0, done.stderr
-        assert "pause done after epoch" in done.stdout
+
+    def ctl(*words: str) -> Popen[str]:
+        return installed.esper("ctl", "pod", *words, "-c", str(installed.ctl), "--timeout", "200")
+
+    def answer(asked: Popen[str]) -> tuple[int, str, str]:
+        out, err = asked.communicate(timeout=240)
+        return asked.returncode, out, err
+
+    with installed.trainer(RUN, "ctl-1", "ctl", gate=150) as one:
+        one.until(lambda: one.epoch() == 1)
+        asked = ctl("pause", "--reason", "lunch")
+        one.until(lambda: one.status().get("commands", {}).get("waiting") == 1)
+        one.go()
+        code, out, err = answer(asked)
+        assert (code, err) == (0, "")
+        assert "pause done after epoch 2, step 200: the run is paused" in out
         status = one.status()
-        assert status["phase"] == "Paused"
+        assert (status["phase"], status["epoch"]) == ("Paused", 2)
         assert status["conditions"] == dict.fromkeys(("bus", "checkpoints", "commands", "kernels", "library"), "ok")
         assert [(each["action"], each["applied"]) for each in status["commands"]["last"]] == [("pause", True)]
-        step = status["step"]
-        refused = installed.esper("ctl", "pod", "cull", "blocks.0/0", "-c", str(installed.ctl))
-        assert refused.returncode == 3
-        assert "there is no seed" in refused.stderr
-        done = installed.esper("ctl", "pod", "checkpoint", "-c", str(installed.ctl))
-        assert done.returncode == 0, done.stderr
+        code, out, err = answer(ctl("cull", "blocks.0/0"))
+        assert code == 3
+        assert "there is no seed" in err
+        assert answer(ctl("checkpoint"))[0] == 0
         time.sleep(1.0)
-        assert one.status()["step"] == step, "it trained while it was paused"
-        shown = installed.esper("ctl", "pod", "status", "--at", one.address())
-        assert "Paused" in shown.stdout
+        assert one.status()["step"] == 200, "it trained while it was paused"
+        assert "Paused" in answer(installed.esper("ctl", "pod", "status", "--at", one.address()))[1]
         assert one.terminate() == 0, one.words()
     with installed.trainer(RUN, "ctl-2", "ctl") as two:
         two.until(lambda: two.status()["phase"] == "Paused")
         assert two.status()["commands"]["last"][0]["action"] == "pause", "what was done is remembered"
-        done = installed.esper("ctl", "pod", "resume", "-c", str(installed.ctl))
-        assert done.returncode == 0, done.stderr
+        assert answer(ctl("resume"))[0] == 0
         assert two.ended() == 0, two.words()
     assert digest_of(two.out) == undisturbed, "waiting changes no bit"
     watcher.until(lambda: len(watcher.results) >= 4)
     assert [result.applied for result in watcher.results] == [True, False, True, True]
-    unheard = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--timeout", "2")
-    assert unheard.returncode == 3
-    assert "no answer to pause" in unheard.stderr
+    code, out, err = answer(installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl), "--timeout", "2"))
+    assert code == 3
+    assert "no answer to pause" in err
 
 
 def test_a_broker_that_dies_stops_no_training_and_gets_all_news_when_it_is_back(tmp_path: Path) -> None:
@@ -138,11 +144,11 @@ def test_a_broker_that_dies_stops_no_training_and_gets_all_news_when_it_is_back(
         (tmp_path / "place").mkdir()
         with place(tmp_path / "place", broker.address) as own:
             watcher = own.heard("outage")
-            with own.trainer(longer, "one", "outage") as one:
-                one.until(lambda: one.epoch() >= 2)
+            with own.trainer(longer, "one", "outage", gate=250) as one:
+                one.until(lambda: one.epoch() == 2)
                 broker.kill()
-                seen = one.epoch()
-                one.until(lambda: one.epoch() >= seen + 5)
+                one.go()
+                one.until(lambda: one.epoch() == 40)
                 one.until(lambda: one.status()["conditions"]["bus"] != "ok")
                 assert one.status()["news"]["behind"] > 0
                 assert httpx.get(f"{one.address()}/readyz").status_code == 503

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
+import gated
 import real_s3
 import services
 from artifacts import KEYS
@@ -74,24 +76,29 @@ class Place:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("PULSAR_", "ESPER_"))}
         return own | environment(self.bucket) | more
 
-    def trainer(self, manifest: Mapping[str, Any], machine: str, prefix: str = "run", **more: str) -> Trainer:
-        """Start a training process on a machine of its own."""
+    def trainer(
+        self, manifest: Mapping[str, Any], machine: str, prefix: str = "run", *, gate: int = 0, **more: str
+    ) -> Trainer:  # fmt: skip
+        """Start a training process on a machine of its own; with ``gate`` it waits at that batch for ``go``."""
         out = self.folder / machine
         out.mkdir(exist_ok=True)
         path = self.folder / "manifest.yaml"
         path.write_text(yaml.safe_dump(dict(manifest)))
+        # A task module that lies beside the manifest is found.
+        shutil.copy(Path(gated.__file__), self.folder)
+        go = self.folder / f"go-{machine}"
+        more |= {"GATE_BATCH": str(gate), "GATE_FILE": str(go)} if gate else {}
         command = [
             ESPER, "train", "-m", str(path), "-o", str(out), "-c", str(self.config),
             "--checkpoints", f"s3://{self.bucket.name}/{prefix}",
         ]  # fmt: skip
-        return Trainer(command, out, self.environment(**more))
+        return Trainer(command, out, self.environment(**more), go)
 
-    def esper(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [ESPER, *words], env=self.environment(), capture_output=True, text=True,
-            check=False, timeout=PATIENCE,
-        )  # fmt: skip
+    def esper(self, *words: str) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            [ESPER, *words], env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     def heard(self, name: str = "watcher") -> Watcher:
         """Somebody who listens to what runs tell."""
@@ -125,8 +132,8 @@ class Watcher:
 class Trainer:
     """A running ``esper train``."""
 
-    def __init__(self, command: list[str], out: Path, env: dict[str, str]) -> None:
-        self.out, self.log = out, out / "log.jsonl"
+    def __init__(self, command: list[str], out: Path, env: dict[str, str], gate: Path) -> None:
+        self.out, self.log, self.gate = out, out / "log.jsonl", gate
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
 
@@ -170,9 +177,14 @@ class Trainer:
             self.kill()
             raise AssertionError(f"it did not end:\n{self.words()}") from None
 
+    def go(self) -> None:
+        """Open its gate."""
+        self.gate.touch()
+
     def terminate(self) -> int:
-        """SIGTERM, and its exit code."""
+        """SIGTERM, then go on; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
+        self.go()
         return self.ended()
 
     def kill(self) -> None:
