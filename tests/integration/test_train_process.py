@@ -20,6 +20,7 @@ from brokers import need_broker
 from esper.tolaria.state import tensors_digest
 from esper.weatherlight.run import run
 from leyline.resources import load
+from ranked_launch import free_port
 from runs import BASE, merged
 from trainers import Place, place
 
@@ -157,6 +158,30 @@ def test_a_broker_that_dies_stops_no_training_and_gets_all_news_when_it_is_back(
                 assert one.ended() == 0, one.words()
             watcher.until(lambda: {epoch for _, epoch in watcher.epochs} == set(range(1, 41)))
             assert len(dict(watcher.epochs)) == 40, "each under one id"
+
+
+def test_two_ranks_take_the_same_commands_and_stop_together(installed: Place) -> None:
+    """As two pods of one run: they meet, the first one's desk speaks for both, and either may be told to end."""
+    longer = merged(RUN, {"spec": {"training": {"epochs": 100_000}}})
+
+    port = str(free_port())
+    first, second = (
+        installed.trainer(
+            longer, f"rank-{rank}", "ranks", RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
+        for rank in (0, 1)
+    )
+    with first, second:
+        first.until(lambda: first.epoch() >= 1)
+        done = installed.esper("ctl", "pod", "pause", "-c", str(installed.ctl))
+        assert done.returncode == 0, done.stderr
+        paused = [each.status() for each in (first, second)]
+        assert [each["phase"] for each in paused] == ["Paused"] * 2
+        assert paused[0]["step"] == paused[1]["step"]
+        assert second.terminate() == 0, second.words()
+        assert first.ended() == 0, first.words()
+    assert json.loads((first.out / "summary.json").read_text())["phase"] == "Suspended"
+    assert not (second.out / "checkpoints").exists()
 
 
 def test_what_is_missing_is_named_at_once(installed: Place, tmp_path: Path) -> None:

@@ -98,7 +98,16 @@ class Forked:
     def finish(self, seconds: float = 120.0) -> tuple[list[int], list[str]]:
         """Wait for all ranks; those that are not done in time are killed, which their status shows."""
         statuses = _ended(self.pids, seconds)
-        return statuses, [(self.folder / f"stderr{rank}").read_text() for rank in range(len(statuses))]
+        return statuses, [self.written(rank) for rank in range(len(statuses))]
+
+    def ended(self, rank: int, seconds: float = 120.0) -> int:
+        """Wait for one rank; returns its exit status."""
+        (status,) = _ended([self.pids[rank]], seconds)
+        return status
+
+    def written(self, rank: int) -> str:
+        """What a rank wrote to standard error."""
+        return (self.folder / f"stderr{rank}").read_text()
 
 
 def on_ranks(
