@@ -229,7 +229,7 @@ class Operators:
 
     def start(self, kubeconfig: str = "", **settings: str) -> Operator:
         """Start a replica; ``settings`` by their names without the prefix."""
-        port = _free_port()
+        port = free_port()
         number = len(self.started)
         values = {
             "image": "localhost/esper-test:1", "namespaces": f'["{self.kube.namespace}"]',
@@ -267,7 +267,8 @@ def _become_operator(log: Path, variables: dict[str, str]) -> NoReturn:
         os._exit(status)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
