@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import pytest
+import yaml
 
 import charts
 from esper.process import ProcessSettings, load_settings
@@ -102,8 +103,8 @@ def test_tokens_are_for_those_who_need_them(objects: list[charts.Object]) -> Non
     used = {pod["spec"]["serviceAccountName"] for _, pod in charts.pods(objects)}
     assert used == {each["metadata"]["name"] for each in accounts}
     wanted = {
-        "operator": {"api", "esper-urza"}, "urza": {"api"}, "keys": {"api"}, "dispatcher": {"esper-urza"},
-        "tezzeret": {"esper-urza"}, "urabrask": {"esper-urza"},
+        "operator": {"api", "esper-urza"}, "urza": {"api"}, "keys": {"api"}, "test": {"api"},
+        "dispatcher": {"esper-urza"}, "tezzeret": {"esper-urza"}, "urabrask": {"esper-urza"},
     }  # fmt: skip
     if "esper-urza" not in dict(charts.pods(objects)):
         wanted["operator"] = {"api"}
@@ -111,7 +112,7 @@ def test_tokens_are_for_those_who_need_them(objects: list[charts.Object]) -> Non
         assert audiences(pod) == wanted[pod["metadata"]["labels"]["app.kubernetes.io/component"]], name
     bound = {subject["name"] for each in charts.of_kind(objects, "RoleBinding", "ClusterRoleBinding")
              for subject in each["subjects"]}  # fmt: skip
-    assert bound <= {"esper-operator", "esper-keys"}
+    assert bound <= {"esper-operator", "esper-keys", "esper-test"}
 
 
 def test_long_lived_pods_are_probed_and_labelled_as_their_owners_expect(objects: list[charts.Object]) -> None:
@@ -295,3 +296,19 @@ def test_the_operator_understands_its_environment(monkeypatch: pytest.MonkeyPatc
     mounts = {each["mountPath"] for each in pod["spec"]["containers"][0]["volumeMounts"]}
     assert str(settings.urza_token_file.parent) in mounts
     assert set(OperatorSettings.model_fields) >= settings.model_fields_set
+
+
+def test_helm_test_trains_what_the_contracts_accept_where_runs_are_looked_after() -> None:
+    objects = charts.rendered(charts.EVERYTHING)
+    manifest = yaml.safe_load(charts.named(objects, "ConfigMap", "esper-test")["data"]["run.yaml"])
+    named = manifest["metadata"].pop("generateName")
+    manifest["metadata"]["name"] = f"{named}abcde"
+    assert load(manifest).spec.training.epochs == 2
+    (container,) = charts.named(objects, "Pod", "esper-test")["spec"]["containers"]
+    assert container["command"] == ["esper-operator-try", "/etc/esper/run.yaml", "team-a"]
+    role = charts.named(objects, "Role", "esper-test")
+    assert (role["metadata"]["namespace"], role["rules"][0]["verbs"]) == ("team-a", ["create", "get", "delete"])
+    hooks = [each for each in objects if "helm.sh/hook" in each["metadata"].get("annotations", {})]
+    assert {each["kind"] for each in hooks} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Pod"}
+    policies = [each["metadata"]["annotations"]["helm.sh/hook-delete-policy"] for each in hooks]
+    assert set(policies) == {"before-hook-creation,hook-succeeded"}, "nothing may be left to be in the way"

@@ -80,7 +80,7 @@ def test_rights_in_the_whole_cluster_only_when_asked() -> None:
     assert len(charts.of_kind(wide, "ClusterRole")) == len(charts.of_kind(wide, "ClusterRoleBinding")) == 1
     # the Lease and the keys stay where the release is
     names = {each["metadata"]["name"] for each in charts.of_kind(wide, "Role")}
-    assert names == {"esper-operator-lease", "esper-keys"}
+    assert names == {"esper-operator-lease", "esper-keys", "esper-test"}
 
 
 def test_every_binding_binds_a_role_to_an_account_that_are_there(objects: list[charts.Object]) -> None:
@@ -142,6 +142,7 @@ def test_ports_are_those_of_the_table() -> None:
     objects = charts.rendered(charts.EVERYTHING)
     assert reach(objects, "dispatcher") == ({8470}, {53, 8460, 6651, 8443, 9000})
     assert reach(objects, "tezzeret") == reach(objects, "urabrask") == ({8470}, {53, 8460, 6651, 9000})
+    assert reach(objects, "test") == (set(), {53, 443, 6443})
     assert reach(objects, "keys") == (set(), {53, 443, 6443})
     assert reach(objects, "operator") == ({8480}, {53, 443, 6443, 8460, 6651})
     assert reach(objects, "urza") == ({8460}, {53, 443, 6443, 5432, 9000})

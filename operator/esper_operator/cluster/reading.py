@@ -90,6 +90,21 @@ class Reader:
             {"spec": {"suspend": wanted}},
         )  # fmt: skip
 
+    def create(self, namespace: str, manifest: Object) -> str:
+        """Make a training run; returns its name, which the API server may have made up."""
+        found: Object = self._asked(
+            f"a training run in namespace {namespace}", self._custom.create_namespaced_custom_object, DOMAIN, VERSION,
+            namespace, "trainingruns", manifest,
+        )  # fmt: skip
+        return str(found["metadata"]["name"])
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Delete a training run, and with it all that it owns."""
+        what = f"training run {name} in namespace {namespace}"
+        self._asked(
+            what, self._custom.delete_namespaced_custom_object, DOMAIN, VERSION, namespace, "trainingruns", name
+        )
+
     def log(
         self, namespace: str, pod: str, container: str, *, follow: bool, previous: bool, tail: int | None
     ) -> Iterator[str]:
@@ -137,6 +152,8 @@ class Reader:
                 raise NotThere(f"{what}: not found") from error
             if error.status in (401, 403):
                 raise NotAllowed(f"{what}: the cluster does not allow this ({error.reason})") from error
+            if error.status in (400, 409, 422):
+                raise NotAllowed(f"{what}: {_message(error)}") from error
             raise Unreachable(f"{what}: the cluster answered {error.status} {error.reason}") from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(f"the cluster does not answer: {error}") from error
@@ -152,6 +169,14 @@ def _connected(kubeconfig: str | None, context: str | None) -> tuple[client.ApiC
     contexts, active = config.list_kube_config_contexts(kubeconfig)  # type: ignore[no-untyped-call]
     chosen = next((each for each in contexts if each["name"] == context), active)
     return api, str((chosen.get("context") or {}).get("namespace") or "default")
+
+
+def _message(error: ApiException) -> str:
+    """What the API server said, as far as it said anything."""
+    try:
+        return str(json.loads(error.body or "")["message"])
+    except (ValueError, KeyError, TypeError):
+        return str(error.reason)
 
 
 def _has_kubeconfig() -> bool:
