@@ -30,7 +30,7 @@ RUN: dict[str, Any] = {
     "metadata": {"name": "pod"},
     "spec": {
         "task": {"ref": "gated:task"}, "slots": [{"path": "blocks.*"}],
-        "training": {"epochs": EPOCHS, "stepsPerEpoch": 100}, "controller": {"policy": "Never"},
+        "training": {"epochs": EPOCHS, "stepsPerEpoch": 60}, "controller": {"policy": "Never"},
     },
 }  # fmt: skip
 
@@ -59,13 +59,13 @@ def digest_of(out: Path) -> str:
 
 def test_killed_moved_and_stopped_it_ends_with_the_same_bits(installed: Place, undisturbed: str) -> None:
     watcher = installed.heard("moves")
-    with installed.trainer(RUN, "move-1", "moves", gate=250) as one:
+    with installed.trainer(RUN, "move-1", "moves", gate=150) as one:
         one.until(lambda: httpx.get(f"{one.address()}/readyz").status_code == 200)
         one.until(lambda: one.epoch() == 2)
         assert "esper_run_epochs 12.0" in httpx.get(f"{one.address()}/metrics").text
         one.kill()
-    with installed.trainer(RUN, "move-2", "moves", gate=350) as two:
-        two.until(lambda: two.epoch() >= 4)
+    with installed.trainer(RUN, "move-2", "moves", gate=150) as two:
+        two.until(lambda: two.epoch() == 4)
         assert two.terminate() == 0, two.words()
         assert json.loads((two.out / "summary.json").read_text())["phase"] == "Suspended"
     with installed.trainer(RUN, "move-3", "moves") as three:
@@ -83,7 +83,7 @@ def test_killed_moved_and_stopped_it_ends_with_the_same_bits(installed: Place, u
 
 
 def test_a_second_trainer_takes_the_run_and_the_first_is_told(installed: Place) -> None:
-    with installed.trainer(RUN, "twice-1", "twice", gate=150) as one:
+    with installed.trainer(RUN, "twice-1", "twice", gate=100) as one:
         one.until(lambda: one.epoch() == 1)
         with installed.trainer(RUN, "twice-2", "twice") as two:
             assert two.ended() == 0, two.words()
@@ -102,14 +102,14 @@ def test_people_command_it(installed: Place, undisturbed: str) -> None:
         out, err = asked.communicate(timeout=240)
         return asked.returncode, out, err
 
-    with installed.trainer(RUN, "ctl-1", "ctl", gate=150) as one:
+    with installed.trainer(RUN, "ctl-1", "ctl", gate=100) as one:
         one.until(lambda: one.epoch() == 1)
         asked = ctl("pause", "--reason", "lunch")
         one.until(lambda: one.status().get("commands", {}).get("waiting") == 1)
         one.go()
         code, out, err = answer(asked)
         assert (code, err) == (0, "")
-        assert "pause done after epoch 2, step 200: the run is paused" in out
+        assert "pause done after epoch 2, step 120: the run is paused" in out
         status = one.status()
         assert (status["phase"], status["epoch"]) == ("Paused", 2)
         assert status["conditions"] == dict.fromkeys(("bus", "checkpoints", "commands", "kernels", "library"), "ok")
@@ -119,7 +119,7 @@ def test_people_command_it(installed: Place, undisturbed: str) -> None:
         assert "there is no seed" in err
         assert answer(ctl("checkpoint"))[0] == 0
         time.sleep(1.0)
-        assert one.status()["step"] == 200, "it trained while it was paused"
+        assert one.status()["step"] == 120, "it trained while it was paused"
         assert "Paused" in answer(installed.esper("ctl", "pod", "status", "--at", one.address()))[1]
         assert one.terminate() == 0, one.words()
     with installed.trainer(RUN, "ctl-2", "ctl") as two:
@@ -145,7 +145,7 @@ def test_a_broker_that_dies_stops_no_training_and_gets_all_news_when_it_is_back(
         (tmp_path / "place").mkdir()
         with place(tmp_path / "place", broker.address) as own:
             watcher = own.heard("outage")
-            with own.trainer(longer, "one", "outage", gate=250) as one:
+            with own.trainer(longer, "one", "outage", gate=150) as one:
                 one.until(lambda: one.epoch() == 2)
                 broker.kill()
                 one.go()
