@@ -240,6 +240,7 @@ def test_a_dispatcher_that_is_killed_is_replaced_and_nothing_is_lost(
     identity, _ = wanted(site, 72)
     # Entered but never sent: only one that looks into the library at its start can know.
     second = site.start("dispatcher")
+    site.until(lambda: '"resumed"' in second.said())
     site.start("tezzeret", "--idle-exit", "2")
     site.until(lambda: site.record(identity).state is State.VALIDATED)
     assert second.end() == 0

@@ -127,6 +127,7 @@ class Worker:
         except StateConflict as error:
             _LOG.warning("%s: %s; somebody else was there before", identity, error)
         record = self._record(identity, stop)
+        _LOG.info("%s: %s", identity, record.state.value)
         self._tally.verdict(record.state.value)
         said = standing(record, stage)
         self._say(built if built is not None and isinstance(said, wire.KernelBuilt) else said, identity, stop)
@@ -155,6 +156,7 @@ class CompileWorker(Worker):
         if record.state is not State.PENDING_BUILD:
             self._say(standing(record, "build"), identity, stop)
             return
+        _LOG.info("%s: to be built (delivery %d)", identity, message.delivery_count)
         request = BuildRequest(
             BlueprintIR.from_json(payload.blueprint_ir),
             interface_from_wire(payload.interface),
@@ -213,6 +215,7 @@ class BenchmarkWorker(Worker):
                 raise Again("is not built yet")
             self._say(standing(record, "benchmark"), identity, stop)
             return
+        _LOG.info("%s: to be measured (delivery %d)", identity, message.delivery_count)
         self._workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._workdir, ignore_cleanup_errors=True) as folder:
             try:
