@@ -191,16 +191,17 @@ def test_poisonous_work_ends_as_a_dead_letter_and_is_replayed_when_the_cause_is_
     site.until(lambda: site.record(identity).state is State.REJECTED)
     cause = site.record(identity).cause
     assert cause.startswith("given up on after 4 deliveries: Again: build ")
-    (letter,) = site.bus.dead_letters(COMPILE)
+    # Work that an earlier worker left, and that came again, dies of the poison as well.
+    (letter,) = (letter for letter in site.bus.dead_letters(COMPILE) if letter.key == identity)
     assert letter.letter_id in cause
-    assert (letter.key, letter.deliveries) == (identity, 4)
+    assert letter.deliveries == 4
     assert tezzeret.process.poll() is None, "the worker itself lives"
-    assert tezzeret.metric('esper_deliveries_total{outcome="failed",topic="work.tezzeret.compile"}') == 4
+    assert tezzeret.metric('esper_deliveries_total{outcome="failed",topic="work.tezzeret.compile"}') >= 4
     marker.unlink()
     site.library.retry(identity, "the compiler was mended")
     site.bus.replay(letter.letter_id)
     site.until(lambda: site.record(identity).state is State.VALIDATED)
-    assert site.bus.dead_letters(COMPILE) == []
+    assert identity not in {letter.key for letter in site.bus.dead_letters(COMPILE)}
     assert tezzeret.end() == 0
 
 
