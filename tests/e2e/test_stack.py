@@ -14,8 +14,6 @@ import pytest
 
 import parts
 from esper.urza import SqlLibrary, State
-from esper.urza.client import RemoteLibrary
-from esper.urza.client.transport import token_from_file
 from stack import PROGRAMS, Stack
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mnist1d.yaml"
@@ -53,10 +51,7 @@ def esper(*words, stack):
 
 def copied(stack, folder):
     """A library on this machine with what the service's holds, and the keys that vouch for it."""
-    facts = stack.facts()
-    theirs = RemoteLibrary(
-        f"http://127.0.0.1:{facts['ports']['urza']}", token_from_file(stack.home / "tokens" / "person")
-    )
+    theirs = stack.library()
     (folder / "keys").mkdir(parents=True)
     for name in ("built", "validated"):
         shutil.copy(stack.home / "signing" / f"{name}.pem", folder / "keys")
@@ -65,10 +60,7 @@ def copied(stack, folder):
         mine.register_blueprint(blueprint.name, blueprint.ir, blueprint.risk)
     for record in theirs.records([State.VALIDATED]):
         path = theirs.fetch(record.artifact_id, folder / "cache")
-        manifest = json.loads((path / "manifest.json").read_bytes())
-        from leyline.interface import Interface
-
-        interface = Interface.from_dict(manifest["interface"])
+        interface = theirs.interface(record.artifact_id)
         mine.begin(record.artifact_id, record.blueprint, interface, record.strategy, record.hardware, record.toolchain)
         mine.built(record.artifact_id, path)
         mine.begin_benchmark(record.artifact_id)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,35 +69,17 @@ def program(name: str) -> Path:
 
 
 def _built(source: Source) -> Path:
-    folder = source.folder
-    if folder.exists():
-        return folder
-    with parts.locked(folder.with_name(f"{folder.name}.lock")):
-        if not folder.exists():
-            if shutil.which("go") is None:
-                raise parts.PartMissing(f"{folder.name} can't be built: there is no Go (1.26 or newer) on the PATH")
-            new = folder.with_name(f"{folder.name}.new")
-            shutil.rmtree(new, ignore_errors=True)
-            _build(source, new)
-            new.rename(folder)
-    return folder
+    return parts.built(source.folder, source.folder.name, lambda into: _build(source, into))
 
 
 def _build(source: Source, into: Path) -> None:
-    """``go install``, at low priority: a cold build keeps two cores busy for minutes."""
     flags = "-s -w"
     if source is KUBERNETES:
         major, minor, _ = source.version.removeprefix("v").split(".")
         stamps = {"gitVersion": source.version, "gitMajor": major, "gitMinor": minor}
         flags += "".join(f" -X {_STAMP}.{name}={value}" for name, value in stamps.items())
     what = f"{source.package}@{source.fixed}" if source.fixed else "tool"
-    built = subprocess.run(
-        ["nice", "go", "install", "-trimpath", "-ldflags", flags, what], text=True, stderr=subprocess.PIPE, check=False,
-        cwd=MODULES if source.fixed else source.home,
-        env=os.environ | {"GOBIN": str(into), "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"},
-    )  # fmt: skip
-    if built.returncode:
-        raise parts.PartMissing(f"{into.name} can't be built: {built.stderr[-2000:]}")
+    parts.go_install(what, into, flags=flags, home=MODULES if source.fixed else source.home)
     if (made := into / "server").exists():  # etcd's package is called so
         made.rename(into / "etcd")
 

@@ -57,6 +57,31 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def built(folder: Path, what: str, build: Callable[[Path], None]) -> Path:
+    """A folder that ``build`` fills once, with Go; raises ``PartMissing`` where there is none."""
+    if folder.exists():
+        return folder
+    with locked(folder.with_name(f"{folder.name}.lock")):
+        if not folder.exists():
+            if shutil.which("go") is None:
+                raise PartMissing(f"{what} can't be built: there is no Go (1.26 or newer) on the PATH")
+            aside = folder.with_name(f"{folder.name}.new")
+            shutil.rmtree(aside, ignore_errors=True)
+            build(aside)
+            aside.rename(folder)
+    return folder
+
+
+def go_install(package: str, into: Path, *, flags: str = "-s -w", home: Path | None = None) -> None:
+    """``go install``, at low priority: a cold build keeps two cores busy for minutes; raises ``PartMissing``."""
+    done = subprocess.run(
+        ["nice", "go", "install", "-trimpath", "-ldflags", flags, package], text=True, stderr=subprocess.PIPE,
+        check=False, cwd=home, env=os.environ | {"GOBIN": str(into), "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"},
+    )  # fmt: skip
+    if done.returncode:
+        raise PartMissing(f"{into.name} can't be built: {done.stderr[-2000:]}")
+
+
 def shared(name: str, start: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """What ``start`` said of the server, which it started in the home it was given; once for each test run."""
     pid, since = owner()

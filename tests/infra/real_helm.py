@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import parts
@@ -18,24 +16,13 @@ def program() -> Path:
     if given := os.environ.get("HELM", ""):
         return Path(given)
     folder = parts.TOOLS / f"helm-{VERSION}"
-    path = folder / "helm"
-    with parts.locked(parts.TOOLS / "helm.lock"):
-        if not path.exists():
-            if shutil.which("go") is None:
-                raise parts.PartMissing("Helm can't be built: there is no Go (1.26 or newer) on the PATH")
-            build = folder.with_suffix(".new")
-            subprocess.run(
-                ["go", "install", "-trimpath", "-ldflags", "-s -w", f"{MODULE}@{VERSION}"],
-                check=True, env=os.environ | {"GOBIN": str(build), "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"},
-            )  # fmt: skip
-            shutil.rmtree(folder, ignore_errors=True)
-            build.rename(folder)
-    return path
+    parts.built(folder, "Helm", lambda into: parts.go_install(f"{MODULE}@{VERSION}", into))
+    return folder / "helm"
 
 
 def helm() -> Path:
     """Helm for a test; it is skipped, or fails in CI, where there is none."""
     try:
         return program()
-    except (parts.PartMissing, subprocess.CalledProcessError) as missing:
+    except parts.PartMissing as missing:
         parts.unavailable(f"Helm can't be had: {missing}")

@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,19 +36,8 @@ class Bucket:
 def program() -> Path:
     """The server, built once into the tools folder; raises ``PartMissing``."""
     folder = parts.TOOLS / f"versitygw-{VERSION}"
-    path = folder / "versitygw"
-    with parts.locked(parts.TOOLS / "versitygw.lock"):
-        if not path.exists():
-            if shutil.which("go") is None:
-                raise parts.PartMissing("the S3 server can't be built: there is no Go (1.26 or newer) on the PATH")
-            build = folder.with_suffix(".new")
-            subprocess.run(
-                ["go", "install", "-trimpath", "-ldflags", "-s -w", f"{MODULE}@{VERSION}"],
-                check=True, env=os.environ | {"GOBIN": str(build), "CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false"},
-            )  # fmt: skip
-            shutil.rmtree(folder, ignore_errors=True)
-            build.rename(folder)
-    return path
+    parts.built(folder, "the S3 server", lambda into: parts.go_install(f"{MODULE}@{VERSION}", into))
+    return folder / "versitygw"
 
 
 def start(home: Path) -> dict[str, Any]:

@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
-import boto3
 import httpx
 import yaml
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from sqlalchemy.engine import make_url
 from supervisor.xmlrpc import SupervisorTransport
@@ -40,6 +38,7 @@ import real_postgres
 import real_pulsar
 import real_s3
 from esper.oona.keyfiles import TRUSTED, make_key
+from esper.urza.client import RemoteLibrary, token_from_file
 from esper.urza.issuing import JWKS, KEY, sign_token
 from esper.urza.issuing import make_key as make_issuer
 from esper.weatherlight.keys import PUBLIC, make_signing_key
@@ -149,6 +148,16 @@ class Stack:
     def broker(self) -> real_pulsar.Broker:
         """The broker."""
         return real_pulsar.Broker(self.home / "pulsar", real_pulsar.Address(**self.facts()["pulsar"]))
+
+    def bucket(self) -> real_s3.Bucket:
+        """Where the library's files are."""
+        s3 = self.facts()["s3"]
+        return real_s3.Bucket(s3["endpoint"], BUCKET, s3["access_key"], s3["secret_key"])
+
+    def library(self) -> RemoteLibrary:
+        """A client of the library that may do everything; to be closed."""
+        address = f"http://127.0.0.1:{self.facts()['ports']['urza']}"
+        return RemoteLibrary(address, token_from_file(self.home / "tokens" / "person"))
 
     @property
     def public_keys(self) -> Path:
@@ -314,11 +323,7 @@ class Stack:
     def _fill(self) -> None:
         """The bucket, the database and its schema."""
         facts = self.facts()
-        store = boto3.client(
-            "s3", endpoint_url=facts["s3"]["endpoint"], aws_access_key_id=facts["s3"]["access_key"],
-            aws_secret_access_key=facts["s3"]["secret_key"], region_name="us-east-1",
-            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-        )  # fmt: skip
+        store = real_s3.client(self.bucket())
         try:
             store.head_bucket(Bucket=BUCKET)
         except (BotoCoreError, ClientError):

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import psycopg
 
+import real_s3
 from esper.kernel import load_kernel
 from esper.urza import State
-from esper.urza.client import RemoteLibrary
-from esper.urza.client.transport import token_from_file
 from esper.weatherlight.keys import load_public_keys
 from stack import Stack
 
@@ -22,7 +21,7 @@ def artifacts(stack: Stack, asked: Iterable[str]) -> tuple[Counter[str], list[st
     problems: list[str] = []
     found: Counter[str] = Counter()
     keys = load_public_keys(stack.public_keys)
-    library = _library(stack)
+    library = stack.library()
     with tempfile.TemporaryDirectory(prefix="esper-soak-") as folder:
         for artifact in asked:
             record = library.record(artifact)
@@ -40,7 +39,7 @@ def artifacts(stack: Stack, asked: Iterable[str]) -> tuple[Counter[str], list[st
 
 def field_reports(stack: Stack, finished: Mapping[str, Sequence[str]]) -> list[str]:
     """What the library does not know, or knows twice, of the seeds of finished runs; ``finished``: their seeds' ids."""
-    library = _library(stack)
+    library = stack.library()
     problems: list[str] = []
     for run, seeds in finished.items():
         told = Counter(report.seed for report in library.field_reports(run))
@@ -50,29 +49,17 @@ def field_reports(stack: Stack, finished: Mapping[str, Sequence[str]]) -> list[s
     return problems
 
 
-def _library(stack: Stack) -> RemoteLibrary:
-    return RemoteLibrary(
-        f"http://127.0.0.1:{stack.facts()['ports']['urza']}", token_from_file(stack.home / "tokens" / "person")
-    )
-
-
 def rows(stack: Stack) -> list[str]:
     """What in the database does not agree with itself or with the bucket."""
-    import boto3
-    from botocore.config import Config
-
     facts = stack.facts()
     url = facts["postgres"]["url"].replace("+psycopg", "").rsplit("/", 1)[0] + "/esper"
     with psycopg.connect(url) as connection:
         wanted = {row[0] for row in connection.execute("SELECT DISTINCT digest FROM artifact_files")}
-    store = boto3.client(
-        "s3", endpoint_url=facts["s3"]["endpoint"], aws_access_key_id=facts["s3"]["access_key"],
-        aws_secret_access_key=facts["s3"]["secret_key"], region_name="us-east-1",
-        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-    )  # fmt: skip
+    bucket = stack.bucket()
+    store = real_s3.client(bucket)
     there = {
         item["Key"].rsplit("/", 1)[-1]
-        for page in store.get_paginator("list_objects_v2").paginate(Bucket="esper")
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket=bucket.name)
         for item in page.get("Contents", ())
     }
     store.close()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import services
 from esper.urza import SqlLibrary
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node
@@ -83,3 +84,10 @@ def library(tmp_path: Path) -> Iterator[SqlLibrary]:
     opened = SqlLibrary.open(tmp_path / "library")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def address(library: SqlLibrary) -> Iterator[str]:
+    """Where the library is served."""
+    with services.running(library) as at:
+        yield at

@@ -23,19 +23,6 @@ QUICK = TransportSettings(patience=0.3)
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Iterator[SqlLibrary]:
-    opened = SqlLibrary.open(tmp_path / "library")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(library: SqlLibrary) -> Iterator[str]:
-    with services.running(library) as at:
-        yield at
-
-
-@pytest.fixture
 def http(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {services.token()}"}) as client:
         yield client

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,19 +17,6 @@ from esper.urza.errors import AccessDenied, LibraryUnavailable
 from libraries import design, enter
 
 QUICK = TransportSettings(patience=0.3)
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[SqlLibrary]:
-    opened = SqlLibrary.open(tmp_path / "library")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def address(library: SqlLibrary) -> Iterator[str]:
-    with services.running(library) as at:
-        yield at
 
 
 def test_a_client_finds_out_whether_it_may_do_its_work(address: str, tmp_path: Path) -> None:

@@ -86,14 +86,27 @@ def stack_settings(checkpoints: str = "") -> TrainSettings:
     file = folder / "conf" / "trainer.yaml"
     if not file.is_file():
         raise BadInput(f"--stack: there is no installation in {folder}; `make stack` starts one, or set {STACK}")
-    with extra("worker", "--stack"):
+    settings = train_settings(file, checkpoints, "settings of the installation")
+    # A person reads the page; the log of a process would run over it.
+    return settings.model_copy(update={"log_level": "error"})
+
+
+def train_settings(file: Path | None, checkpoints: str | None, what: str) -> TrainSettings:
+    """Settings of a training process; ``checkpoints`` replaces the place where they are kept, unless it is None.
+
+    Raises:
+        BadInput: one of them is wrong, or the extra is missing.
+    """
+    with extra("worker", "a training process"):
         from esper.settings import load_settings
         from esper.tolaria.store.settings import CheckpointSettings
         from esper.weatherlight.settings import TrainSettings
-    settings = load_settings(TrainSettings, file, what="settings of the installation")
+
+        settings = load_settings(TrainSettings, file, what=what)
+    if checkpoints is None:
+        return settings
     place = CheckpointSettings.model_validate(settings.checkpoints.model_dump() | {"url": checkpoints})
-    # A person reads the page; the log of a process would run over it.
-    return settings.model_copy(update={"checkpoints": place, "log_level": "error"})
+    return settings.model_copy(update={"checkpoints": place})
 
 
 def _tell(summary: Summary, out: Path, progress: Progress) -> None:

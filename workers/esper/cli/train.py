@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from esper.cli.guard import DONE, extra
 from esper.cli.manifest import importable_beside, load_manifest
-from esper.cli.run import EXIT_CODES
+from esper.cli.run import EXIT_CODES, train_settings
 from esper.errors import BadInput
 
 
@@ -25,17 +24,9 @@ def train_manifest(
     """
     manifest = load_manifest(file)
     importable_beside(file)
+    settings = train_settings(config, checkpoints, "settings of the trainer")
     with extra("worker", "a training process"):
-        from esper.settings import load_settings
-        from esper.tolaria.store.settings import CheckpointSettings
         from esper.weatherlight.pod import train
-        from esper.weatherlight.settings import TrainSettings
-
-        given: dict[str, Any] = {}
-        settings = load_settings(TrainSettings, config, what="settings of the trainer", **given)
-        if checkpoints is not None:
-            place = CheckpointSettings.model_validate(settings.checkpoints.model_dump() | {"url": checkpoints})
-            settings = settings.model_copy(update={"checkpoints": place})
     summary = train(settings, manifest, out)
     code = exit_code(summary.phase, suspended_exit)
     if code != DONE:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Protocol, Self
+
+from esper.signals import Caught
 
 
 class StopAsked(Protocol):
@@ -17,35 +19,21 @@ class StopAsked(Protocol):
         """Whether to stop."""
 
 
-class StopRequest:
+class StopRequest(Caught):
     """While active, the first signal asks the run to stop after a checkpoint; a second Ctrl-C interrupts at once.
 
-    Signals can only be caught in a process's main thread; elsewhere this only ever says "go on".
-
-    Attributes:
-        by: the signal that came, or None.
+    Outside a process's main thread this only ever says "go on".
     """
-
-    def __init__(self) -> None:
-        self.by: signal.Signals | None = None
-        self._old: dict[signal.Signals, object] = {}
 
     def __call__(self) -> bool:
         """True once a signal came."""
         return self.by is not None
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._caught)
-        return self
+        return super().__enter__() if threading.current_thread() is threading.main_thread() else self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        self._old.clear()
-
-    def _caught(self, number: int, frame: FrameType | None) -> None:
+    def caught(self, number: int, frame: FrameType | None) -> None:
+        """See ``Caught``."""
         if self.by is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.by = signal.Signals(number)
+        super().caught(number, frame)

@@ -12,6 +12,7 @@ import logging
 import shutil
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ class Benchmarks(Protocol):
         ...
 
 
-class Worker:
+class Worker(ABC):
     """Consumes one work queue. ``run`` is what a supervised thread does; several may.
 
     Args:
@@ -100,8 +101,9 @@ class Worker:
         """Work until ``stop`` is set."""
         self._consumer.run(stop)
 
+    @abstractmethod
     def _handle(self, payload: Payload, message: Message, stop: threading.Event) -> None:
-        raise NotImplementedError
+        """Do the work of one message; see ``Consumer`` for what its errors mean."""
 
     def _abandoned(self, stop: threading.Event) -> threading.Event:
         """Set when work in hand is not to be finished."""
