@@ -21,6 +21,8 @@ import parts, real_cluster
 print(parts.shared("cluster", real_cluster.start)["home"], flush=True)
 time.sleep(600)
 """
+# A worker of a test run shares its run's cluster; the process of this test is no worker, and starts one of its own.
+OF_ITS_OWN = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
 pytestmark = pytest.mark.slow
 
 
@@ -44,7 +46,7 @@ def test_a_cluster_that_is_killed_leaves_nothing(who: str) -> None:
         parts.unavailable(reason)
     owner = subprocess.Popen(
         [sys.executable, "-c", STARTS_ONE], stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=OF_ITS_OWN | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     try:
         assert owner.stdout is not None
