@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from artifacts import VECTOR
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import load_kernel
 from esper.kernel.hardware import hardware_target, toolchain_hash
+from esper.oona import DeadLetter
 from esper.oona.keyfiles import TrustedFolder, load_signer, make_key
 from esper.urza import S3Blobs, SqlLibrary, State
 from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
@@ -48,6 +50,13 @@ def dispatcher(site: Installation) -> Running:
 @pytest.fixture(scope="module")
 def urabrask(site: Installation) -> Running:
     return site.start("urabrask")
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays(site: Installation) -> Iterator[None]:
+    """What a test has started ends with it, also when it fails: the next one's work is not for it."""
+    with site.guests():
+        yield
 
 
 def wanted(site: Installation, width: int, name: str = "low_rank", strategy: str = "fast") -> tuple[str, Interface]:
@@ -182,8 +191,6 @@ def test_poisonous_work_ends_as_a_dead_letter_and_is_replayed_when_the_cause_is_
     marker = tmp_path / "poison"
     marker.touch()
     (tmp_path / "sitecustomize.py").write_text(CRASHES.format(marker=str(marker)))
-    import os
-
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     tezzeret = site.start("tezzeret", environment={"PYTHONPATH": path})
     identity, interface = wanted(site, 64)
@@ -191,17 +198,21 @@ def test_poisonous_work_ends_as_a_dead_letter_and_is_replayed_when_the_cause_is_
     site.until(lambda: site.record(identity).state is State.REJECTED)
     cause = site.record(identity).cause
     assert cause.startswith("given up on after 4 deliveries: Again: build ")
-    # Work that an earlier worker left, and that came again, dies of the poison as well.
-    (letter,) = (letter for letter in site.bus.dead_letters(COMPILE) if letter.key == identity)
-    assert letter.letter_id in cause
-    assert letter.deliveries == 4
+
+    def letters() -> list[DeadLetter]:
+        return [letter for letter in site.bus.dead_letters(COMPILE) if letter.key == identity]
+
+    # The dispatcher may have found it in the library by itself: then it was sent twice, and dies twice.
+    (first,) = (letter for letter in letters() if letter.letter_id in cause)
+    assert first.deliveries == 4
     assert tezzeret.process.poll() is None, "the worker itself lives"
     assert tezzeret.metric('esper_deliveries_total{outcome="failed",topic="work.tezzeret.compile"}') >= 4
     marker.unlink()
     site.library.retry(identity, "the compiler was mended")
-    site.bus.replay(letter.letter_id)
+    for letter in letters():
+        site.bus.replay(letter.letter_id)
     site.until(lambda: site.record(identity).state is State.VALIDATED)
-    assert identity not in {letter.key for letter in site.bus.dead_letters(COMPILE)}
+    assert letters() == []
     assert tezzeret.end() == 0
 
 

@@ -71,6 +71,12 @@ class Running:
         self.process.send_signal(number)
         return self.process.wait(patience)
 
+    def kill(self) -> None:
+        """End it, if it has not ended by itself."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
     def said(self) -> str:
         """Its log."""
         return self.log.read_text(errors="replace")
@@ -182,12 +188,22 @@ class Installation:
         """What the library knows."""
         return self.library.record(identity)
 
+    @contextlib.contextmanager
+    def guests(self) -> Iterator[None]:
+        """What is started in the block ends with it."""
+        hosts = list(self._running)
+        try:
+            yield
+        finally:
+            for each in self._running:
+                if each not in hosts:
+                    each.kill()
+            self._running = hosts
+
     def close(self) -> None:
         """End what runs."""
         for each in self._running:
-            if each.process.poll() is None:
-                each.process.kill()
-            each.process.wait()
+            each.kill()
         self.bus.close()
 
     def lines(self, running: Running) -> list[dict[str, Any]]:
