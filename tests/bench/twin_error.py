@@ -144,7 +144,9 @@ class Remembered:
         """Note the epoch; it is trained when something unknown is asked for."""
         self._done.append((epoch, progress))
 
-    def finish_epoch(self, stop: Callable[[], bool] = lambda: False) -> EpochStats:
+    def finish_epoch(
+        self, stop: Callable[[], bool] = lambda: False, alive: Callable[[], None] = lambda: None
+    ) -> EpochStats:
         """Nothing was asked of the epoch's numbers."""
         epoch, progress = self._done[-1]
         return EpochStats(epoch, progress.steps, 0.0, 0.0, 0.0, 0)

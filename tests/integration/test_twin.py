@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from esper.kasmina import Command
+from esper.tolaria.governor import Watchdog
 from esper.tolaria.state import tensors_digest
 from esper.tolaria.trainer import Trainer
 from leyline.lifecycle import Stage
@@ -55,6 +56,21 @@ def test_the_twin_makes_the_same_bits_in_another_process(changes):
         (looks,) = run.history.verdicts.values()
         results.append((host(run), [(look["effect"], look["p_value"], look["twin_loss"]) for look in looks]))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("place", ["InProcess", "Process"])
+def test_the_watchdog_hears_of_a_twin_that_trains(place, monkeypatch):
+    """Its epoch may last as long as the host's: nothing hangs meanwhile."""
+    beats = []
+    monkeypatch.setattr(Watchdog, "beat", lambda self: beats.append(1))
+    run = trainer(fixed("blocks.0", "conv_block", judge={"cooldownSteps": 10, "twin": place}))
+    run.train()
+    twin_epochs = run.spec.seeds.grafting_epochs + run.spec.seeds.stabilization_epochs
+    told = len(beats) - len(run.clock.steps)
+    if place == "InProcess":
+        assert told >= twin_epochs * run.spec.training.steps_per_epoch
+    else:
+        assert told >= twin_epochs, "quick epochs are told by their end"
 
 
 def test_a_run_repeats_bit_for_bit():

@@ -105,11 +105,12 @@ class Installation:
         """What sends as one of the processes."""
         return Post(self.bus, load_signer(self.folder / f"{name}.pem"), TrustedFolder(self.folder / TRUSTED))
 
-    def kernels(self, run: str) -> RemoteKernels:
-        """What a trainer has."""
+    def kernels(self, run: str, cache: Path | None = None) -> RemoteKernels:
+        """What a trainer has; on a machine of its own with ``cache``."""
         library = RemoteLibrary(self.address, services.token("trainer", subject=run))
         return RemoteKernels(
-            library, self.bus, self.post_of("trainer"), self.keys, run, self.folder / "cache", recheck_seconds=2.0
+            library, self.bus, self.post_of("trainer"), self.keys, run, cache or self.folder / "cache",
+            recheck_seconds=2.0,
         )  # fmt: skip
 
     def file(self, name: str, **change: Any) -> Path:

@@ -72,6 +72,10 @@ class Field:
         """``<=`` a constant or another field of the same type."""
         return _Compare("<=", self, value)
 
+    def multiple_of(self, value: Field) -> Condition:
+        """A whole number that the other, which is at least 1, divides."""
+        return _Multiple(self, value)
+
     def empty(self) -> Condition:
         """A list without items."""
         return _Size(self, 0)
@@ -121,6 +125,18 @@ class _Compare(Condition):
         if self.operator == "==":
             return bool(left == right)
         return bool(left >= right) if self.operator == ">=" else bool(left <= right)
+
+
+@dataclass(frozen=True)
+class _Multiple(Condition):
+    field: Field
+    of: Field
+
+    def cel(self) -> str:
+        return f"{self.field.cel()} % {self.of.cel()} == 0"
+
+    def holds(self, scope: Scope) -> bool:
+        return bool(self.field.read(scope) % self.of.read(scope) == 0)
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,13 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "TrainingRunSpec",
+        "training.batch_size",
+        F("training.batch_size").multiple_of(F("parallelism")),
+        "a batch can't be shared evenly by the training pods",
+        "batchSize must be a multiple of parallelism",
+    ),
+    Rule(
+        "TrainingRunSpec",
         "seeds.fine_tuning_epochs",
         Not(F("judge.mode").equals("Twice")) | F("seeds.fine_tuning_epochs").at_least(1),
         "judge.mode Twice judges again after fine-tuning, of which there is none",

@@ -208,7 +208,7 @@ class Trainer:
             with undisturbed():
                 stats = self.line.train_epoch(epoch, progress, self._stop, check)
                 if trial is not None:
-                    trial.twin.finish_epoch(self._stop)
+                    trial.twin.finish_epoch(self._stop, watchdog.beat)
         except FAULTS:
             costs.charge(self.ledger, self.line.cursor.step_in_epoch)  # it was spent, though it will be undone
             raise

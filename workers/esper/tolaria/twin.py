@@ -38,8 +38,10 @@ class Twin(Protocol):
     def start_epoch(self, epoch: int, progress: Progress) -> None:
         """Begin an epoch; a twin in another process trains while the caller goes on."""
 
-    def finish_epoch(self, stop: Callable[[], bool] = lambda: False) -> EpochStats:
-        """Wait until the epoch begun last is done."""
+    def finish_epoch(
+        self, stop: Callable[[], bool] = lambda: False, alive: Callable[[], None] = lambda: None
+    ) -> EpochStats:
+        """Wait until the epoch begun last is done; ``alive`` is called as its steps are done."""
 
     def cool_down(self, epoch: int, replicate: int, steps: int) -> Tensor:
         """Losses on the controller split after a cool-down on the side (see :func:`esper.tolaria.judge.cool_down`)."""
@@ -62,12 +64,14 @@ class LocalTwin:
         """Remember the epoch; the work is done in :meth:`finish_epoch`."""
         self._pending = (epoch, progress)
 
-    def finish_epoch(self, stop: Callable[[], bool] = lambda: False) -> EpochStats:
+    def finish_epoch(
+        self, stop: Callable[[], bool] = lambda: False, alive: Callable[[], None] = lambda: None
+    ) -> EpochStats:
         """Train the epoch."""
         if self._pending is None:
             raise TwinError("the twin has no epoch to finish")
         epoch, progress = self._pending
-        stats = self.line.train_epoch(epoch, progress, stop)
+        stats = self.line.train_epoch(epoch, progress, stop, lambda *_: alive())
         self._pending = None
         return stats
 
@@ -128,13 +132,16 @@ class ProcessTwin:
         except OSError as error:
             raise TwinError(f"the twin's process for seed {self.seed} is gone ({error})") from error
 
-    def _answer(self, what: str) -> dict[str, Any]:
+    def _answer(self, what: str, alive: Callable[[], None] = lambda: None) -> dict[str, Any]:
         assert self._child.stdout is not None
-        line = self._child.stdout.readline()
-        if not line:
-            code = self._child.wait()
-            raise TwinError(f"the twin's process for seed {self.seed} died during {what!r} (exit status {code})")
-        answer: dict[str, Any] = json.loads(line)
+        answer: dict[str, Any] = {"step": 0}
+        while "step" in answer:
+            line = self._child.stdout.readline()
+            if not line:
+                code = self._child.wait()
+                raise TwinError(f"the twin's process for seed {self.seed} died during {what!r} (exit status {code})")
+            answer = json.loads(line)
+            alive()
         if "error" in answer:
             raise TwinError(f"the twin for seed {self.seed} failed during {what!r}: {answer['error']}")
         return answer
@@ -144,10 +151,12 @@ class ProcessTwin:
         self._order(do="train", epoch=epoch, progress=[progress.start, progress.stop, progress.steps])
         self._training = True
 
-    def finish_epoch(self, stop: Callable[[], bool] = lambda: False) -> EpochStats:
+    def finish_epoch(
+        self, stop: Callable[[], bool] = lambda: False, alive: Callable[[], None] = lambda: None
+    ) -> EpochStats:
         """See :class:`Twin`. The child always finishes its epoch; ``stop`` is for twins that share the process."""
         self._training = False
-        return EpochStats(**self._answer("train"))
+        return EpochStats(**self._answer("train", alive))
 
     def cool_down(self, epoch: int, replicate: int, steps: int) -> Tensor:
         """See :class:`Twin`."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from esper.tolaria.meeting import Place
 from esper.tolaria.ranks import ALONE, Ranks
 from esper.tolaria.schedule import Progress
 from leyline.resources import TrainingRun
+
+EVERY_SECONDS = 1.0
+"""How often a training twin says that it goes on, if its steps are that quick."""
 
 
 class _Artifacts:
@@ -59,12 +64,20 @@ def build_line(root: Path) -> Line:
     return line
 
 
-def answer(line: Line, root: Path, order: dict[str, Any]) -> dict[str, Any]:
-    """Carry out one order."""
+def answer(line: Line, root: Path, order: dict[str, Any], say: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Carry out one order; ``say`` sends word while it takes long."""
     match order["do"]:
         case "train":
             start, stop, steps = order["progress"]
-            return asdict(line.train_epoch(order["epoch"], Progress(start, stop, steps)))
+            said = time.monotonic()
+
+            def check(step: int, loss: float) -> None:
+                nonlocal said
+                if time.monotonic() - said >= EVERY_SECONDS:
+                    said = time.monotonic()
+                    say({"step": step})
+
+            return asdict(line.train_epoch(order["epoch"], Progress(start, stop, steps), check=check))
         case "cool_down":
             losses = cool_down(line, order["epoch"], order["replicate"], order["steps"])
             save_file({"losses": losses}, root / "losses.safetensors")
@@ -84,13 +97,17 @@ def main() -> int:
     # a task may print; what the parent reads must hold answers only
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+
+    def say(words: dict[str, Any]) -> None:
+        answers.write(json.dumps(words) + "\n")
+
     try:
         line = build_line(root)
-        answers.write(json.dumps({"ready": True}) + "\n")
+        say({"ready": True})
         for text in sys.stdin:
-            answers.write(json.dumps(answer(line, root, json.loads(text))) + "\n")
+            say(answer(line, root, json.loads(text), say))
     except (EsperError, RuntimeError, ValueError, OSError) as error:
-        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
+        say({"error": f"{type(error).__name__}: {error}"})
         return 1
     return 0
 
