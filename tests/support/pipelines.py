@@ -64,16 +64,23 @@ class Pipeline:
 
     def start(self, dispatcher: Dispatcher | None = None, *, workers: bool = True) -> Dispatcher:
         started = dispatcher or self.dispatcher()
-        works = [started.run, started.run_requests, started.run_reports]
+        self._begin(started.run, started.run_requests, started.run_reports)
         if workers:
-            patient = PatientLibrary(self.library, 30.0)  # type: ignore[arg-type]
-            works.append(CompileWorker(self.bus, self.post, patient, self.builds, Quiet()).run)
-            scratch = self.folder / "scratch"
-            works.append(BenchmarkWorker(self.bus, self.post, patient, self.benchmarks, Quiet(), scratch).run)
+            self.work()
+        return started
+
+    def work(self) -> None:
+        """Start a worker of each pool."""
+        patient = PatientLibrary(self.library, 30.0)  # type: ignore[arg-type]
+        self._begin(
+            CompileWorker(self.bus, self.post, patient, self.builds, Quiet()).run,
+            BenchmarkWorker(self.bus, self.post, patient, self.benchmarks, Quiet(), self.folder / "scratch").run,
+        )
+
+    def _begin(self, *works: Callable[[threading.Event], None]) -> None:
         for work in works:
             self.threads.append(threading.Thread(target=work, args=(self.stop,), daemon=True))
             self.threads[-1].start()
-        return started
 
     def close(self) -> None:
         self.stop.set()

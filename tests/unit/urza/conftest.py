@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import services
 from esper.urza import SqlLibrary
 from leyline import canonical
 from leyline.blueprint import BlueprintIR, node
@@ -89,5 +88,7 @@ def library(tmp_path: Path) -> Iterator[SqlLibrary]:
 @pytest.fixture
 def address(library: SqlLibrary) -> Iterator[str]:
     """Where the library is served."""
+    import services  # not above: processes that are killed load this file for what it has to write with
+
     with services.running(library) as at:
         yield at

@@ -57,7 +57,7 @@ def test_many_runs_that_ask_for_one_kernel_have_it_made_once(pipeline: Pipeline)
         pipeline.ask("low_rank", run=f"run-{run}")
     pipeline.until(lambda: sum(pipeline.bus.counters().acknowledged.values()) == 5)
     assert pipeline.sent(COMPILE) == 1
-    pipeline.start(pipeline.dispatcher())
+    pipeline.work()
     assert pipeline.answer().run == "run-1", "each is told of its own only"
 
 
