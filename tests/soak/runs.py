@@ -23,6 +23,8 @@ ESPER = Path(sys.executable).with_name("esper")
 EXAMPLE = ROOT / "docs" / "examples" / "mnist1d.yaml"
 LAST_SECONDS = 300.0
 """How long the run that is going on when the harm ends may take to finish."""
+CONNECTED = b'"event": "connected"'
+"""What a training process logs once it has found everything it needs."""
 TRIES = 40
 """Starts of one run after which it counts as stuck."""
 
@@ -33,7 +35,7 @@ class Runs:
     Attributes:
         finished: the ids of the seeds of each finished run whose story is over.
         kills: how often a training process was killed.
-        failed: how often one ended by itself because something was away for too long.
+        refused: how often one did not begin because something it needs was away; one that trains never ends for that.
     """
 
     def __init__(self, stack: Stack, folder: Path, *, seed: int, gap: float) -> None:
@@ -42,7 +44,7 @@ class Runs:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="runs")
         self.finished: dict[str, list[str]] = {}
-        self.kills = self.failed = 0
+        self.kills = self.refused = 0
         self.problems: list[str] = []
         self._bits: dict[str, str] = {}
 
@@ -74,6 +76,7 @@ class Runs:
         command = [ESPER, "train", "-m", manifest, "-o", out, "-c", self._stack.settings("trainer")]
         with open(self._folder / f"{name}.log", "ab") as log:
             for _ in range(TRIES):
+                began = log.tell()
                 process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
                 code = self._watch(process)
                 if code == 0:
@@ -81,7 +84,9 @@ class Runs:
                 if code == 2:
                     self.problems.append(f"{name}: ended with 2: {self._words(name)}")
                     return None
-                self.failed += code > 0
+                if code > 0 and CONNECTED in self._said(name, began):
+                    self.problems.append(f"{name}: stopped training with {code}: {self._words(name)}")
+                self.refused += code > 0
                 time.sleep(1.0)
         self.problems.append(f"{name}: not done after {TRIES} starts: {self._words(name)}")
         return None
@@ -115,4 +120,7 @@ class Runs:
         self.finished[name] = [seed["id"] for seed in summary["seeds"] if seed["stage"] in ("FOSSILIZED", "CULLED")]
 
     def _words(self, name: str) -> str:
-        return (self._folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-500:]
+        return self._said(name)[-500:].decode(errors="replace")
+
+    def _said(self, name: str, since: int = 0) -> bytes:
+        return (self._folder / f"{name}.log").read_bytes()[since:]

@@ -72,7 +72,10 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], object]) -> Report:
     return Report(
         plan.seconds, plan.seed, datetime.now(UTC).strftime("%Y-%m-%d %H:%M"), dict(faults.kills), faults.paused,
         faults.down, len(demand.asked), dict(verdicts), settled, demand.failures,
-        {"finished": len(runs.finished), "kills of their process": runs.kills, "ends for want of a part": runs.failed},
+        {
+            "finished": len(runs.finished), "kills of their process": runs.kills,
+            "starts refused while a part was away": runs.refused,
+        },
         memory={name: asdict(seen) for name, seen in memory.items()}, dead_letters=letters, problems=problems,
     )  # fmt: skip
 
