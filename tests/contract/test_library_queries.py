@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from esper.urza import (
+    Count,
     FieldReport,
     InvalidEntry,
     KernelQuery,
@@ -148,6 +149,29 @@ def test_records_are_listed_by_state(shop: tuple[Library, dict[str, str]]) -> No
     assert [r.blueprint for r in library.records([State.PENDING_BUILD])] == ["mlp8"]
     assert len(library.records([State.PENDING_BUILD, State.VALIDATED])) == 6
     assert library.records([State.NOISY]) == []
+
+
+def test_artifacts_are_counted_by_state_strategy_and_hardware(shop: tuple[Library, dict[str, str]]) -> None:
+    library, _ = shop
+    assert library.counts() == [
+        Count(State.PENDING_BUILD, "fast", HARDWARE, 1),
+        Count(State.VALIDATED, "fast", HARDWARE, 4),
+        Count(State.VALIDATED, "standard", HARDWARE, 1),
+    ]
+    assert library.counts([State.PENDING_BUILD]) == [Count(State.PENDING_BUILD, "fast", HARDWARE, 1)]
+    assert library.counts([State.NOISY, State.REJECTED]) == []
+    assert sum(each.artifacts for each in library.counts(State)) == len(library.records())
+
+
+def test_counts_follow_an_artifact_and_know_other_hardware(library: Library, tmp_path: Path) -> None:
+    library.register_blueprint("mlp", design(), 0.1)
+    identity = enter(library, "mlp", design())
+    library.begin(artifact_id(design(), hardware="gpu-sm90"), "mlp", VECTOR, "fast", "gpu-sm90", TOOLCHAIN)
+    first, second = library.counts()
+    assert (first.hardware, second.hardware) == ("gpu-sm90", HARDWARE)
+    bring_to(library, tmp_path, identity, State.BUILT)
+    assert library.counts([State.BUILT]) == [Count(State.BUILT, "fast", HARDWARE, 1)]
+    assert [each.hardware for each in library.counts([State.PENDING_BUILD])] == ["gpu-sm90"]
 
 
 # Field reports

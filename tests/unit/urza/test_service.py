@@ -52,6 +52,7 @@ DOORS: list[tuple[str, str, Any, set[str]]] = [
     ("POST", "/api/v1/kernels/query", {"interface": {}, "hardware": "x"}, {"reader", "trainer", "worker", "admin"}),
     ("POST", "/api/v1/artifacts", {}, {"trainer", "worker", "admin"}),
     ("GET", "/api/v1/artifacts", None, {"reader", "trainer", "worker", "admin"}),
+    ("GET", "/api/v1/counts", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", f"/api/v1/artifacts/{ID}", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", f"/api/v1/artifacts/{ID}/files", None, {"reader", "trainer", "worker", "admin"}),
     ("GET", f"/api/v1/artifacts/{ID}/reports", None, {"reader", "trainer", "worker", "admin"}),

@@ -30,6 +30,7 @@ __all__ = [
     "ArtifactFile",
     "BlueprintRecord",
     "Change",
+    "Count",
     "FieldReport",
     "KernelQuery",
     "KernelRecord",
@@ -144,6 +145,16 @@ class Change:
     target: State
     cause: str
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many artifacts there are of one state, strategy and hardware; never 0."""
+
+    state: State
+    strategy: str
+    hardware: str
+    artifacts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +278,12 @@ class Library(Protocol):
 
     def records(self, states: Iterable[State] = ()) -> list[KernelRecord]:
         """Artifacts in some states (none named: in all), by id."""
+
+    def counts(self, states: Iterable[State] = ()) -> list[Count]:
+        """How many artifacts there are in some states (none named: in all), by state, strategy and hardware.
+
+        In the order of these texts. One question to the database, however many artifacts there are.
+        """
 
     def query(self, query: KernelQuery) -> list[KernelRecord]:
         """VALIDATED artifacts that fit, by blueprint name, strategy and id: the same library gives the same list."""

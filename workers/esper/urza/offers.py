@@ -26,7 +26,7 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from esper.urza import checks
 from esper.urza.errors import InvalidEntry, UnknownArtifact
-from esper.urza.library import KernelQuery, KernelRecord, State
+from esper.urza.library import Count, KernelQuery, KernelRecord, State
 from esper.urza.models import ArtifactRow, BlueprintNameRow, BlueprintRow, ReportRow, TagRow
 from leyline.errors import describe
 from leyline.identity import MAX_HARDWARE, STRATEGIES
@@ -77,6 +77,16 @@ def in_states(
     if limit is not None:
         asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
     return _records(sorted(_rows(connection.execute(asked)), key=lambda row: row.artifact_id))
+
+
+def counts(connection: Connection, states: Iterable[State]) -> list[Count]:
+    """See ``Library.counts``."""
+    kind = (ArtifactRow.state, ArtifactRow.strategy, ArtifactRow.hardware)
+    asked = select(*kind, func.count()).group_by(*kind).order_by(*kind)
+    wanted = [State(state).value for state in states]
+    if wanted:
+        asked = asked.where(ArtifactRow.state.in_(wanted))
+    return [Count(_STATES[row[0]], row[1], row[2], row[3]) for row in connection.execute(asked)]
 
 
 def matching(connection: Connection, query: KernelQuery) -> list[KernelRecord]:

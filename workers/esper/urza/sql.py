@@ -20,6 +20,7 @@ from esper.urza.library import (
     ArtifactFile,
     BlueprintRecord,
     Change,
+    Count,
     FieldReport,
     KernelQuery,
     KernelRecord,
@@ -201,6 +202,11 @@ class SqlLibrary:
         """See ``Library.records``; those whose ids come after ``after``, at most ``limit``."""
         with self._database.asking() as connection:
             return offers.in_states(connection, states, after, limit)
+
+    def counts(self, states: Iterable[State] = ()) -> list[Count]:
+        """See ``Library.counts``."""
+        with self._database.asking() as connection:
+            return offers.counts(connection, states)
 
     def query(self, query: KernelQuery) -> list[KernelRecord]:
         """See ``Library.query``."""

@@ -16,6 +16,7 @@ from esper.urza.library import (
     ArtifactFile,
     BlueprintRecord,
     Change,
+    Count,
     FieldReport,
     KernelQuery,
     KernelRecord,
@@ -255,6 +256,16 @@ def change_in(data: Mapping[str, Any]) -> Change:
     """A change of state from JSON."""
     source = State(data["source"]) if data["source"] else None
     return Change(data["artifact_id"], source, State(data["target"]), data["cause"], data["at"])
+
+
+def count_out(count: Count) -> dict[str, Any]:
+    """A count as JSON."""
+    return {**asdict(count), "state": count.state.value}
+
+
+def count_in(data: Mapping[str, Any]) -> Count:
+    """A count from JSON."""
+    return Count(State(data["state"]), data["strategy"], data["hardware"], data["artifacts"])
 
 
 def file_in(data: Mapping[str, Any]) -> ArtifactFile:

@@ -17,6 +17,7 @@ from esper.urza.library import (
     ArtifactFile,
     BlueprintRecord,
     Change,
+    Count,
     FieldReport,
     KernelQuery,
     KernelRecord,
@@ -175,6 +176,12 @@ class RemoteLibrary:
         asked = [State(state).value for state in states]
         query = {"state": asked} if asked else {}
         return [wire.record_in(item) for item in self._pages(f"{ROOT}/artifacts", **query)]
+
+    def counts(self, states: Iterable[State] = ()) -> list[Count]:
+        """See ``Library.counts``."""
+        asked = [State(state).value for state in states]
+        said = self._service.call("GET", f"{ROOT}/counts", query={"state": asked} if asked else {})
+        return [wire.count_in(item) for item in said["items"]]
 
     def query(self, query: KernelQuery) -> list[KernelRecord]:
         """See ``Library.query``."""

@@ -131,6 +131,10 @@ def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
         items = [{**wire.record_out(record), "report": record.report} for record in found]
         return answer(_page(items, limit, lambda last: last["artifact_id"]))
 
+    @api.get("/counts", **allowed(*READ), summary="How many artifacts, by state, strategy and hardware")
+    def counts(state: Annotated[list[str] | None, Query(max_length=16)] = None) -> Response:
+        return answer({"items": [wire.count_out(count) for count in library.counts(_states(state or ()))]})
+
     @api.get("/artifacts/{artifact_id}", **allowed(*READ), summary="An artifact in whatever state")
     def artifact(artifact_id: Id) -> Response:
         record = library.record(artifact_id)
