@@ -16,7 +16,7 @@ TORCH_INDEX ?=
 IMAGE_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 export UV_NATIVE_TLS := 1
 
-.PHONY: help setup run test test-quarantined stack stack-down stack-clean soak check bench bench-growth proto crds docs lock locks images clean
+.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock locks images clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -42,11 +42,7 @@ run: $(STAMP) ## Train and grow on MNIST-1D on this machine, then open the repor
 
 test: $(STAMP) ## Run every test
 	@tests/infra/setup.sh
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q -m "not quarantined" $(TESTS)
-
-test-quarantined: $(STAMP) ## Run the tests that have failed now and then, for reasons not known yet
-	@tests/infra/setup.sh
-	@$(PY) -m pytest -q -m quarantined $(TESTS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q $(TESTS)
 
 stack: $(STAMP) ## Start PostgreSQL, S3, Pulsar, the library and a worker of each pool on this machine
 	@tests/infra/setup.sh
