@@ -1,6 +1,7 @@
 """Training runs one after the other, each killed now and then and started again as a Job would, until it is done.
 
-They have the same manifest but for their names, so all of them must end with the same bits.
+They have the same manifest but for their names, so all of them must end with the bits of the last one, which nothing
+disturbs.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Runs:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the present run finish undisturbed, and end."""
+        """Let the present run finish undisturbed, train another one, and end."""
         self._stop.set()
         self._thread.join()
 
@@ -62,6 +63,7 @@ class Runs:
         while not self._stop.is_set():
             self._train(f"soak-{number}")
             number += 1
+        self._train("soak-undisturbed")
         if len(set(self._bits.values())) > 1:
             self.problems.append(f"runs of one manifest ended with different bits: {self._bits}")
 

@@ -17,7 +17,7 @@ import real_postgres
 import real_s3
 import services
 from esper.objects import S3Settings
-from esper.urza import Library, RemoteLibrary, S3Blobs, SqlLibrary, State
+from esper.urza import FieldReport, Library, RemoteLibrary, S3Blobs, SqlLibrary, State
 from esper.urza.database import Database
 from esper.urza.models import Base
 from esper.urza.schema import HEAD, MIGRATIONS, upgrade
@@ -176,3 +176,16 @@ def bring_to(library: Library, tmp: Path, identity: str, state: State, **report:
         if state is State.RETIRED:
             library.retire(identity, "raised at run time")
     return directory
+
+
+def stock(library: SqlLibrary, tmp: Path) -> list[str]:
+    """Some of everything a library holds; returns ids and digests that are in it."""
+    library.register_blueprint("mlp", design(), 0.3)
+    library.register_blueprint("mlp2", design(2), 0.3, parents=["mlp"])
+    first, second = enter(library, "mlp", design()), enter(library, "mlp2", design(2))
+    bring_to(library, tmp, first, State.VALIDATED)
+    bring_to(library, tmp, second, State.BUILT)
+    library.field_report(FieldReport("m", "run", "seed", "mlp", first, "CULLED"))
+    library.lease("run", [first], 600)
+    digests = [file.digest for file in library.files(first)]
+    return [first, second, *digests[:2]]

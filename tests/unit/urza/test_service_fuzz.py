@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import services
-from esper.urza import FieldReport, S3Blobs, SqlLibrary, State
-from libraries import HARDWARE, TOOLCHAIN, VECTOR, bring_to, design, enter, places
+from esper.urza import S3Blobs, SqlLibrary
+from libraries import HARDWARE, TOOLCHAIN, VECTOR, design, places, stock
 
 NASTY = [
     "", "\0", "..", "../../etc/passwd", "/etc/passwd", "'; DROP TABLE artifacts; --", "' OR '1'='1", "%00", "%2e%2e%2f",
@@ -50,18 +49,6 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, lis
         with services.running(library) as address:
             yield address, known
         library.close()
-
-
-def stock(library: SqlLibrary, tmp: Path) -> list[str]:
-    library.register_blueprint("mlp", design(), 0.3)
-    library.register_blueprint("mlp2", design(2), 0.3, parents=["mlp"])
-    first, second = enter(library, "mlp", design()), enter(library, "mlp2", design(2))
-    bring_to(library, tmp, first, State.VALIDATED)
-    bring_to(library, tmp, second, State.BUILT)
-    library.field_report(FieldReport("m", "run", "seed", "mlp", first, "CULLED"))
-    library.lease("run", [first], 600)
-    digests = [file.digest for file in library.files(first)]
-    return [first, second, *digests[:2]]
 
 
 def shaped(
