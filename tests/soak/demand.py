@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tests.soak.part import Part
 
 from esper.errors import BusError, LibraryError
 from esper.oona.keyfiles import TrustedFolder, load_signer
@@ -42,8 +43,8 @@ def design(number: int) -> BlueprintIR:
     )
 
 
-class Demand:
-    """A thread that asks, and never gives up on what it asked for.
+class Demand(Part):
+    """Asks, and never gives up on what it asked for.
 
     Attributes:
         asked: ids of everything asked for.
@@ -52,6 +53,7 @@ class Demand:
     """
 
     def __init__(self, stack: Stack, folder: Path, *, seed: int, gap: float) -> None:
+        super().__init__("demand")
         settings = load_settings(TrainSettings, stack.settings("trainer"))
         self._bus = PulsarBus(settings.pulsar)
         self._library = settings.library.open()
@@ -62,21 +64,9 @@ class Demand:
         )  # fmt: skip
         self._draw, self._gap = random.Random(seed), gap
         self._interface = Interface(Layout.VECTOR, 16)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="demand")
         self.asked: dict[str, float] = {}
         self.said: list[str] = []
         self.failures = 0
-        self.problems: list[str] = []
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Ask for nothing more."""
-        self._stop.set()
-        self._thread.join()
 
     def undecided(self) -> dict[str, str]:
         """What was asked for and has no verdict, with its state."""
@@ -109,9 +99,6 @@ class Demand:
                 except (LibraryError, BusError):
                     self.failures += 1  # as a run would: again later
                     self._stop.wait(1.0)
-                except Exception as error:  # noqa: BLE001  told at the end; a thread that dies would hide it
-                    self.problems.append(f"{name}: {type(error).__name__}: {error}")
-                    break
             if self._stop.wait(self._draw.expovariate(1 / self._gap)):
                 return
 

@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from xmlrpc.client import Fault
 
+from tests.soak.part import Part
+
 from stack import Stack
 
 UP_SECONDS = 180.0
 """How long everything may take to work again once nothing is killed any more."""
 
 
-class Faults:
-    """A thread that does harm until it is told to stop.
+class Faults(Part):
+    """Does harm until it is told to stop.
 
     Args:
         programs: which may be killed; each is killed as often as the others, in an order that is drawn.
@@ -28,24 +30,13 @@ class Faults:
     """
 
     def __init__(self, stack: Stack, programs: Sequence[str], *, seed: int, gap: float, pause: float) -> None:
+        super().__init__("faults")
         self._stack, self._programs, self._gap, self._pause = stack, list(programs), gap, pause
         self._draw = random.Random(seed)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="faults")
         self.kills: Counter[str] = Counter()
         self.paused = 0.0
         self.down: dict[str, float] = {}
         """The longest time each program took to work again, in seconds, with whatever else was killed meanwhile."""
-        self.problems: list[str] = []
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End, with everything running again."""
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         order: list[str] = []

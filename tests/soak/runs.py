@@ -12,11 +12,11 @@ import os
 import random
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import yaml
+from tests.soak.part import Part
 
 from stack import ROOT, Stack
 
@@ -30,8 +30,8 @@ TRIES = 40
 """Starts of one run after which it counts as stuck."""
 
 
-class Runs:
-    """A thread that trains.
+class Runs(Part):
+    """Trains.
 
     Attributes:
         finished: the ids of the seeds of each finished run whose story is over.
@@ -40,23 +40,12 @@ class Runs:
     """
 
     def __init__(self, stack: Stack, folder: Path, *, seed: int, gap: float) -> None:
+        super().__init__("runs")
         self._stack, self._folder, self._gap = stack, folder, gap
         self._draw = random.Random(f"runs {seed}")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="runs")
         self.finished: dict[str, list[str]] = {}
         self.kills = self.refused = 0
-        self.problems: list[str] = []
         self._bits: dict[str, str] = {}
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Let the present run finish undisturbed, train another one, and end."""
-        self._stop.set()
-        self._thread.join()
 
     def _run(self) -> None:
         number = 0

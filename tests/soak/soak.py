@@ -60,11 +60,13 @@ def soak(plan: Plan, folder: Path, tell: Callable[[str], object]) -> Report:
         lost = demand.settle(SETTLE_SECONDS)
         settled = time.monotonic() - began
         runs.stop()
-        memory = watch.stop()
+        watch.stop()
+        memory = watch.seen()
         problems += [f"{artifact}: without a verdict: {state}" for artifact, state in lost.items()]
         verdicts, wrong = verify.artifacts(stack, demand.asked)
-        problems += [*wrong, *verify.rows(stack), *faults.problems, *demand.problems]
-        problems += [*runs.problems, *verify.field_reports(stack, runs.finished)]
+        problems += [*wrong, *verify.rows(stack)]
+        problems += [problem for part in (demand, watch, faults, runs) for problem in part.problems]
+        problems += [*verify.field_reports(stack, runs.finished)]
         letters = dead_letters(stack)
         demand.close()
     finally:

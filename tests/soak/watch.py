@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from tests.soak.part import Part
 
 from stack import Stack
 
@@ -29,23 +29,16 @@ class Memory:
     samples: int
 
 
-class Watch:
-    """A thread that writes down how much memory each program has, with its children."""
+class Watch(Part):
+    """Writes down how much memory each program has, with its children."""
 
     def __init__(self, stack: Stack, programs: tuple[str, ...], extra: dict[str, int] | None = None) -> None:
+        super().__init__("watch")
         self._stack, self._programs, self._extra = stack, programs, dict(extra or {})
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch")
         self._seen: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def stop(self) -> dict[str, Memory]:
-        """End; what was seen, by program."""
-        self._stop.set()
-        self._thread.join()
+    def seen(self) -> dict[str, Memory]:
+        """What was seen, by program."""
         return {name: summary([mb for _, mb in seen]) for name, seen in self._seen.items() if len(seen) >= 3}
 
     def _run(self) -> None:
