@@ -296,13 +296,13 @@ def operator_settings() -> str:
 
 def operator_permissions() -> str:
     """Return the table of what the operator may do."""
-    from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS
+    from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS, POOL_PERMISSIONS
 
     return table(
         ("group", "resources", "verbs", "why"),
         [
             (f"`{each.group or 'core'}`", ", ".join(each.resources), ", ".join(each.verbs), each.why)
-            for each in (*PERMISSIONS, *LEASE_PERMISSIONS)
+            for each in (*PERMISSIONS, *POOL_PERMISSIONS, *LEASE_PERMISSIONS)
         ],
     )
 

@@ -14,7 +14,8 @@ from esper_operator import metrics, serving
 from esper_operator.cluster import Cluster, LeaseLost, connect, lead
 from esper_operator.handlers.auditing import Audit
 from esper_operator.handlers.indices import Key
-from esper_operator.handlers.kinds import Blueprints, KernelArtifacts, Runs
+from esper_operator.handlers.kinds import Blueprints, KernelArtifacts, Runs, anybody_serves
+from esper_operator.handlers.pooling import Pooling
 from esper_operator.handlers.queue import WorkQueue
 from esper_operator.handlers.reconcile import Reconciler
 from esper_operator.handlers.watching import Watches
@@ -106,10 +107,13 @@ class Operator:
                 queue.add_within(key, settings.progress_seconds)
 
         news = self._news(heard)
+        pooling = Pooling(cluster, library, settings.pools_namespace) if library and settings.pools_namespace else None
         kinds: dict[str, Reconciler] = {
             "TrainingRun": Runs(indices, cluster, settings.pods(), news),
             "Blueprint": Blueprints(indices, cluster, library),
-            "KernelArtifact": KernelArtifacts(indices, cluster, library, settings.pools()),
+            "KernelArtifact": KernelArtifacts(
+                indices, cluster, library, settings.pools(), pooling.serves if pooling is not None else anybody_serves
+            ),
         }
         self._audit = Audit(cluster, watches.indices, settings.namespaces)
         tasks = [
@@ -117,6 +121,8 @@ class Operator:
             asyncio.create_task(queue.serve(settings.workers), name="reconciles"),
             asyncio.create_task(self._audit.serve(settings.audit_seconds), name="audit"),
         ]
+        if pooling is not None:
+            tasks.append(asyncio.create_task(pooling.serve(settings.pools_seconds), name="pools"))
         if news is not None:
             tasks.append(asyncio.create_task(news.serve(), name="news"))
         stop = asyncio.create_task(stopped.wait())

@@ -35,6 +35,15 @@ PERMISSIONS: tuple[Permission, ...] = (
 )
 """In every namespace the operator works in."""
 
+POOL_PERMISSIONS: tuple[Permission, ...] = (
+    Permission("", ("podtemplates",), ("list",), "which pools there are"),
+    Permission(
+        "batch", ("jobs",), ("get", "list", "create", "patch", "delete"), "pods of pools; an earlier template's go"
+    ),
+    Permission("events.k8s.io", ("events",), ("create",), "to tell of pools"),
+)
+"""In the namespace of the pools, where the operator scales them."""
+
 LEASE_PERMISSIONS: tuple[Permission, ...] = (
     Permission("coordination.k8s.io", ("leases",), ("get", "create", "update"), "one replica leads"),
 )

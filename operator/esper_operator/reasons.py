@@ -54,6 +54,11 @@ class Reason(StrEnum):
     LIBRARY_AWAY = "LibraryUnavailable"
     LIBRARY_DENIES = "LibraryAccessDenied"
     LIBRARY_REFUSES = "LibraryRefused"
+    # pools
+    NO_POOL = "NoPoolForHardware"
+    POOL_SCALED = "PoolScaledUp"
+    POOL_FAILING = "PoolFailing"
+    POOL_INVALID = "InvalidPool"
 
 
 @dataclass(frozen=True)
@@ -146,4 +151,15 @@ TABLE: dict[Reason, Entry] = {
         "Warning",
     ),
     Reason.LIBRARY_REFUSES: Entry("the library does not take it", "correct what it names", "Warning"),
+    Reason.NO_POOL: Entry(
+        "no pool takes artifacts of its hardware", "add a pool for it, or name hardware that a pool has", "Warning"
+    ),
+    Reason.POOL_SCALED: Entry("a pool gets more pods", "", "Normal"),
+    Reason.POOL_FAILING: Entry(
+        "a pool's pods failed again and again",
+        "read their log; another Job is made once the failed one is deleted, 300 s later or by you", "Warning",
+    ),
+    Reason.POOL_INVALID: Entry(
+        "a PodTemplate that is marked as a pool is none", "correct the label or annotation that is named", "Warning"
+    ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from esper_operator.plan.kernel_artifact import Pools
@@ -38,6 +38,10 @@ class OperatorSettings(BaseSettings):
     toolchain: str = Field(
         "", pattern="^([0-9a-f]{8,64})?$", description="hash of what the pools build with, as they log it"
     )
+    pools_namespace: str = Field(
+        "", description="namespace whose pools are scaled by what waits in the library; empty: somebody else does it"
+    )
+    pools_seconds: float = Field(5.0, ge=0.1, le=3600, description="seconds between two looks at what waits for pools")
     checkpoints_url: str = Field(
         "",
         pattern="^(s3://[^/]+.*)?$",
@@ -71,6 +75,13 @@ class OperatorSettings(BaseSettings):
     port: int = Field(8480, ge=0, le=65535, description="TCP port of these; 0 takes a free one and logs it")
     audit_seconds: float = Field(120.0, gt=0, description="seconds between two comparisons of watches and cluster")
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="least level that is logged")
+
+    @field_validator("pools_namespace")
+    @classmethod
+    def _countable(cls, value: str, info: ValidationInfo) -> str:
+        if value and not (info.data.get("urza_url") and info.data.get("urza_token_file")):
+            raise ValueError(f"what waits is asked of the library: set {PREFIX}URZA_URL and {PREFIX}URZA_TOKEN_FILE")
+        return value
 
     def pools(self) -> Pools:
         """What is known of the pools."""

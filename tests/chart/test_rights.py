@@ -9,7 +9,7 @@ import pytest
 
 import charts
 from esper_operator.keys import run_labels
-from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS
+from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS, POOL_PERMISSIONS
 from esper_operator.plan.pod import HTTP_PORT
 
 WRITES = {"create", "update", "patch", "delete", "deletecollection"}
@@ -62,11 +62,18 @@ def test_the_operator_has_the_permissions_of_its_table() -> None:
     for case, kind in (("least", "Role"), ("cluster-wide", "ClusterRole")):
         found = charts.of_kind(charts.rendered(charts.CASES[case]), kind)
         (role,) = [each for each in found if each["metadata"]["name"].startswith("esper-operator")
-                   and not each["metadata"]["name"].endswith("-lease")]  # fmt: skip
+                   and not each["metadata"]["name"].endswith(("-lease", "-pools"))]  # fmt: skip
         wanted = set().union(*(known(each.rule()) for each in PERMISSIONS))
         assert set().union(*map(known, role["rules"])) == wanted
-    lease = charts.named(charts.rendered(), "Role", "esper-operator-lease")
-    assert set().union(*map(known, lease["rules"])) == set().union(*(known(each.rule()) for each in LEASE_PERMISSIONS))
+    for name, table in (("lease", LEASE_PERMISSIONS), ("pools", POOL_PERMISSIONS)):
+        role = charts.named(charts.rendered(), "Role", f"esper-operator-{name}")
+        assert set().union(*map(known, role["rules"])) == set().union(*(known(each.rule()) for each in table))
+
+
+def test_who_does_not_scale_pools_has_no_rights_to() -> None:
+    for values in ({"pools": {"scaler": "Keda"}}, {"pools": {"scaler": "None"}}, {"urza": {"enabled": False}}):
+        names = {each["metadata"]["name"] for each in charts.of_kind(charts.rendered(values), "Role", "RoleBinding")}
+        assert "esper-operator-pools" not in names
 
 
 def test_rights_in_the_whole_cluster_only_when_asked() -> None:
@@ -80,7 +87,7 @@ def test_rights_in_the_whole_cluster_only_when_asked() -> None:
     assert len(charts.of_kind(wide, "ClusterRole")) == len(charts.of_kind(wide, "ClusterRoleBinding")) == 1
     # the Lease and the keys stay where the release is
     names = {each["metadata"]["name"] for each in charts.of_kind(wide, "Role")}
-    assert names == {"esper-operator-lease", "esper-keys", "esper-test"}
+    assert names == {"esper-operator-lease", "esper-operator-pools", "esper-keys", "esper-test"}
 
 
 def test_every_binding_binds_a_role_to_an_account_that_are_there(objects: list[charts.Object]) -> None:
@@ -182,7 +189,7 @@ def test_training_pods_are_reached_by_each_other_only_and_reach_the_library() ->
     urza_policy = next(each for each in policies_of(objects, labels, "esper") if each.get("ingress"))
     peers = [peer["podSelector"] for peer in urza_policy["ingress"][0]["from"] if "podSelector" in peer]
     for owner in ("esper-operator", "esper-dispatcher", "esper-tezzeret", "esper-urabrask"):
-        theirs = charts.named(objects, "Deployment", owner)["spec"]["template"]["metadata"]["labels"]
+        theirs = dict(charts.pods(objects))[owner]["metadata"]["labels"]
         assert any(selects(each, theirs) for each in peers), owner
     (trainers,) = [peer for peer in urza_policy["ingress"][0]["from"] if "matchExpressions" in peer.get(
         "namespaceSelector", {})]  # fmt: skip

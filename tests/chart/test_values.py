@@ -110,7 +110,7 @@ OTHERS: dict[str, Any] = {
     "podMonitor.interval": "10s", "crds.keep": False,
     "pulsar.serviceUrl": "pulsar://other:1", "pulsar.adminUrl": "http://other:2",
     "dispatcher.logLevel": "debug", "tezzeret.logLevel": "debug", "urabrask.logLevel": "debug",
-    "pulsar.tokenKey": "other", "pulsar.adminTokenKey": "other",
+    "pools.scaler": "Keda", "pulsar.tokenKey": "other", "pulsar.adminTokenKey": "other",
 }  # fmt: skip
 """Another value where one can't be made up from the kind of the first."""
 PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
@@ -177,6 +177,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("training.checkpointsUrl", "/var/checkpoints", "/training/checkpointsUrl"),
     ("keys.generation", 0, "/keys/generation"),
     ("tezzeret.process", 2, "process"),
+    ("tezzeret.replicas", 2, "replicas"),
+    ("tezzeret.min", 5, "tezzeret.min: 5 is more than tezzeret.max, 4"),
+    ("urabrask.perPod.fast", 0, "/urabrask/perPod/fast"),
+    ("urabrask.perPod.quick", 1, "quick"),
+    ("pools.scaler", "Nobody", "/pools/scaler"),
     ("urza.database.port", 70000, "/urza/database/port"),
     ("urza.database.host", "user:secret@host", "/urza/database/host"),
     ("urza.objects.endpoint", "s3.example", "/urza/objects/endpoint"),

@@ -137,7 +137,7 @@ def test_install_upgrade_uninstall_and_install_again_keep_keys_and_runs(kube: Ku
     assert all(first.values())
     kube.run()
 
-    install(kube, {"operator": {"workers": 4}, "tezzeret": {"replicas": 2}}, "upgrade")
+    install(kube, {"operator": {"workers": 4}, "tezzeret": {"max": 2}}, "upgrade")
     assert secrets(kube) == first, "an upgrade must not touch keys"
     trusted = kube.core.read_namespaced_config_map("esper-trusted", kube.namespace).data
     assert set(trusted) == {"dispatcher.json", "tezzeret.json", "urabrask.json", "trainer.json"}

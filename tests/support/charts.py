@@ -47,6 +47,7 @@ CASES: dict[str, Object] = {
     "everything": EVERYTHING,
     "cluster-wide": {"training": {"clusterWide": True}},
     "operator alone": {"urza": {"enabled": False}},
+    "keda": {"pools": {"scaler": "Keda"}, "pulsar": EVERYTHING["pulsar"]},
 }
 """Kinds of installations that rules are tried on."""
 
@@ -115,8 +116,8 @@ def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
         spec = each.get("spec") or {}
         if each["kind"] == "Pod":
             yield each["metadata"]["name"], each
-        elif "template" in spec:
-            yield each["metadata"]["name"], spec["template"]
+        elif template := each.get("template") or spec.get("template") or spec.get("jobTargetRef", {}).get("template"):
+            yield each["metadata"]["name"], template
 
 
 def containers(pod: Object) -> list[Object]:

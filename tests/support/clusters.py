@@ -12,7 +12,7 @@ import time
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,6 +21,7 @@ import yaml
 from kubernetes.client.exceptions import ApiException
 
 from esper_operator.main import main
+from esper_operator.permissions import Permission
 from kubernetes import client, config
 
 GROUP, VERSION = "esper.dev", "v1alpha1"
@@ -265,6 +266,28 @@ def _become_operator(log: Path, variables: dict[str, str]) -> NoReturn:
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def limited(kube: Kube, folder: Path, table: Iterable[Permission]) -> str:
+    """A kubeconfig of a service account that has these permissions in its namespace."""
+    namespace = kube.namespace
+    kube.core.create_namespaced_service_account(namespace, {"metadata": {"name": "operator"}})
+    rules = [each.rule() for each in table]
+    kube.rbac.create_namespaced_role(namespace, {"metadata": {"name": "operator"}, "rules": rules})
+    kube.rbac.create_namespaced_role_binding(
+        namespace,
+        {
+            "metadata": {"name": "operator"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"},
+            "subjects": [{"kind": "ServiceAccount", "name": "operator", "namespace": namespace}],
+        },
+    )
+    token = kube.core.create_namespaced_service_account_token("operator", namespace, {"spec": {}}).status.token
+    mine = yaml.safe_load(Path(kube.kubeconfig).read_text())
+    mine["users"][0]["user"] = {"token": token}
+    made = folder / "limited.kubeconfig"
+    made.write_text(yaml.safe_dump(mine))
+    return str(made)
 
 
 def free_port() -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping
+from types import MappingProxyType
+
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
@@ -74,21 +77,29 @@ class Cluster:
         await self._request("post", "Event", meta["namespace"], None, event)
 
     async def listing(self, kind: str, namespace: str | None, selector: str = "") -> dict[tuple[str, str], str]:
-        """Resource versions by namespace and name, of everything of a kind, in pages."""
-        found: dict[tuple[str, str], str] = {}
-        following: str | None = None
+        """Resource versions by namespace and name, of everything of a kind."""
         headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        found = [each["metadata"] async for each in self._pages(kind, namespace, selector, headers)]
+        return {(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in found}
+
+    async def objects(self, kind: str, namespace: str, selector: str) -> list[Object]:
+        """Everything of a kind that a label selector picks, as it is now; without ``kind`` and ``apiVersion``."""
+        return [each async for each in self._pages(kind, namespace, selector)]
+
+    async def _pages(
+        self, kind: str, namespace: str | None, selector: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[Object]:
+        following: str | None = None
         while True:
             page = await self._request(
                 "get", kind, namespace, None, None, label_selector=selector or None, limit=500,
                 _continue=following, header_params=dict(headers),
             )  # fmt: skip
             for item in page["items"]:
-                meta = item["metadata"]
-                found[meta["namespace"], meta["name"]] = meta["resourceVersion"]
+                yield item
             following = page["metadata"].get("continue")
             if not following:
-                return found
+                return
 
     async def _create(self, wanted: Object, namespace: str) -> None:
         name = wanted["metadata"]["name"]

@@ -18,6 +18,7 @@ from esper_operator.refused import Refused
 KINDS: dict[str, tuple[str, str, str]] = {
     "ConfigMap": ("", "v1", "configmaps"),
     "Service": ("", "v1", "services"),
+    "PodTemplate": ("", "v1", "podtemplates"),
     "Job": ("batch", "v1", "jobs"),
     "Lease": ("coordination.k8s.io", "v1", "leases"),
     "Event": ("events.k8s.io", "v1", "events"),

@@ -20,6 +20,13 @@ from esper_operator.plan.reading import read_blueprint, read_kernel_artifact, re
 from esper_operator.plan.settings import PodSettings
 from esper_operator.reasons import Reason
 from esper_operator.refused import Refused
+from leyline.resources.enums import KernelPhase
+
+
+def anybody_serves(phase: KernelPhase, hardware: str) -> bool:
+    """Where it is not known which pools there are, one is hoped for."""
+    return True
+
 
 NO_LIBRARY = Refusal("library", "none", Reason.NO_LIBRARY)
 
@@ -81,10 +88,10 @@ class KernelArtifacts(Reconciler):
 
     def __init__(
         self, indices: Indices, cluster: Cluster, library: KernelLibrary | None, pools: Pools,
-        clock: Callable[[], datetime] = now,
+        serves: Callable[[KernelPhase, str], bool] = anybody_serves, clock: Callable[[], datetime] = now,
     ) -> None:  # fmt: skip
         super().__init__(lambda: indices.artifacts, cluster, library, clock)
-        self._pools = pools
+        self._pools, self._serves = pools, serves
 
     async def look(self, raw: Object, key: Name) -> Look:
         """See ``Reconciler``."""
@@ -105,6 +112,7 @@ class KernelArtifacts(Reconciler):
                 problem = Refusal(error.what, error.message, error.reason)
 
         def planned(refusal: Refusal | None) -> Plan:
-            return kernel_artifact.plan(artifact, want, known, refusal or problem, self._clock())
+            hopeful = known is None or self._serves(known.state, known.hardware)
+            return kernel_artifact.plan(artifact, want, known, refusal or problem, self._clock(), hopeful)
 
         return planned

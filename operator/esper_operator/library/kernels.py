@@ -13,6 +13,7 @@ from esper.urza.client import RemoteLibrary, TransportSettings, token_from_file
 from esper_operator.plan.actions import LibraryAction, Register
 from esper_operator.plan.blueprint import Entry
 from esper_operator.plan.kernel_artifact import Known
+from esper_operator.plan.pools import UNFINISHED, Waiting
 from esper_operator.reasons import Reason
 from esper_operator.refused import Refused
 
@@ -53,6 +54,11 @@ class KernelLibrary:
             record.state, record.hardware, record.ratio, report.get("ratio_low"), report.get("ratio_high"),
             record.tags, record.risk, record.cause,
         )  # fmt: skip
+
+    async def waiting(self) -> list[Waiting]:
+        """How many artifacts the pools have before them."""
+        counts = await self._call("counts", lambda: self._library.counts(sorted(UNFINISHED)))
+        return [Waiting(each.state, each.strategy, each.hardware, each.artifacts) for each in counts]
 
     async def execute(self, action: LibraryAction) -> None:
         """Do one action of a plan; doing it twice changes nothing."""

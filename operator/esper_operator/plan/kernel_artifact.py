@@ -63,15 +63,23 @@ def wanted(artifact: KernelArtifact, digest: str, pools: Pools) -> Wanted | None
 
 
 def plan(
-    artifact: KernelArtifact, want: Wanted | Reason, known: Known | None, refusal: Refusal | None, now: datetime
+    artifact: KernelArtifact,
+    want: Wanted | Reason,
+    known: Known | None,
+    refusal: Refusal | None,
+    now: datetime,
+    served: bool = True,
 ) -> Plan:
-    """What to do about an artifact; ``want`` is a reason where it can't be said which one it is."""
+    """What to do about an artifact; ``want`` is a reason where it can't be said which one it is.
+
+    ``served``: whether some pool takes artifacts of this state and hardware.
+    """
     if refusal is not None:
         verdict = Verdict(None, refusal.reason, f"{refusal.what}: {refusal.message}")
     elif isinstance(want, Reason):
         verdict = Verdict(None, want, artifact.spec.blueprint if want is Reason.BLUEPRINT_UNKNOWN else "")
     else:
-        verdict = judged(known)
+        verdict = judged(known, served)
     status = revised_status(artifact, None if isinstance(want, Reason) else want, known, verdict, now)
     before = next((each.reason for each in artifact.status.conditions), None) if artifact.status is not None else None
     told = news(before, verdict.reason, verdict.message)
@@ -86,10 +94,12 @@ def plan(
     return Plan((), status, told, after=UNFINISHED_SECONDS if verdict.holds is None else FINISHED_SECONDS)
 
 
-def judged(known: Known | None) -> Verdict:
+def judged(known: Known | None, served: bool = True) -> Verdict:
     """What the library's state means for the condition ``Validated``."""
     if known is None:
         return Verdict(None, Reason.IN_PIPELINE)
+    if not served:
+        return Verdict(None, Reason.NO_POOL, f"{known.hardware}: {known.state.value}")
     match known.state:
         case KernelPhase.VALIDATED:
             return Verdict(True, Reason.VALIDATED)

@@ -261,6 +261,24 @@ def test_what_the_library_says_is_told(state: KernelPhase, status: str, reason: 
     assert later.notes == ()
 
 
+def test_one_that_no_pool_takes_says_so_and_goes_on_by_itself() -> None:
+    raw = sample("kernelartifact")
+    artifact = read_kernel_artifact(raw)
+    want = wanted(artifact, "ab" * 32, POOLS)
+    assert want is not None
+    seen = known(KernelPhase.PENDING_BUILD)
+    made = kernel_artifact.plan(artifact, want, seen, None, NOW, served=False)
+    assert made.status is not None
+    (condition,) = made.status["conditions"]
+    assert (condition["status"], condition["reason"]) == ("Unknown", "NoPoolForHardware")
+    assert "x86_64-avx2: PendingBuild" in made.status["message"]
+    assert [note.reason for note in made.notes] == [Reason.NO_POOL]
+    assert made.after is not None
+    raw["status"] = made.status
+    artifact_step(raw, seen)
+    assert raw["status"]["conditions"][0]["reason"] == "InPipeline"
+
+
 def test_measurements_are_shown() -> None:
     raw = sample("kernelartifact")
     seen = Known(KernelPhase.VALIDATED, "x86_64-avx2", 0.81, 0.78, 0.84, ("high_speed", "low_power"), 0.1, "")
