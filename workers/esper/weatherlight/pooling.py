@@ -10,7 +10,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Generic, TypeVar
 
+import structlog
+
 from esper.kernel.children import Children
+from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.kernel.signing import PublicKeys, SigningKey
 from esper.process import Process, writable
 from esper.tezzeret import Builder
@@ -24,6 +27,7 @@ from esper.weatherlight.settings import PoolSettings, TezzeretSettings, Urabrask
 from esper.weatherlight.workers import BenchmarkWorker, CompileWorker
 
 T = TypeVar("T")
+_LOG = structlog.get_logger("esper.weatherlight")
 
 
 def work_tezzeret(settings: TezzeretSettings) -> None:
@@ -77,6 +81,8 @@ class _Pool(Served):
 
     def __init__(self, process: Process, settings: PoolSettings, stack: ExitStack) -> None:
         super().__init__(process)
+        # Whoever enters artifacts by hand, or the operator, has to be told both.
+        _LOG.info("builds for", hardware=hardware_target(), toolchain=toolchain_hash())
         self.scratch = Scratch(settings.workdir)
         stack.callback(self.scratch.close)
         # Its server is a fresh program, not a fork of this process, so it may start while the bus has threads.
