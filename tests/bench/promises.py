@@ -239,6 +239,26 @@ HELD = (
         "tests/unit/urza/test_service_fuzz.py::test_nothing_makes_the_service_fail",
     ),
     Held(
+        "What its OpenAPI document allows and what it forbids does not make it fail either",
+        "no 5xx",
+        "Schemathesis, valid and broken requests to every operation",
+        "tests/unit/urza/test_service_schemathesis.py::test_nothing_the_document_says_makes_the_service_fail",
+    ),
+    Held(
+        "An installation whose programs are killed all the time loses and doubles nothing, and its runs end with "
+        "the bits of an undisturbed one",
+        "no kernel, report or file; every bit; memory flat",
+        "five minutes of SIGKILL to broker, database, store, library, dispatcher, workers and trainers, and a broker "
+        "that stands still for 30 s; `make soak` goes on for an hour ([figures](results/soak.md))",
+        "tests/e2e/test_soak.py::test_five_minutes_of_kills_lose_nothing",
+    ),
+    Held(
+        "A broken manifest is refused by a real API server and by `esper validate`, at the same field",
+        "every one",
+        "738 manifests, each with one field that its schema forbids",
+        "tests/operator/test_broken_manifests.py::test_both_refuse_each_and_name_the_same_field",
+    ),
+    Held(
         "An operator killed with SIGKILL at any moment is followed by one that converges to the same objects",
         "each object made exactly once",
         "20 kills at random moments while six runs are made, suspended and resumed, on a real control plane",
