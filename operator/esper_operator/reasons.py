@@ -138,7 +138,7 @@ TABLE: dict[Reason, Entry] = {
     ),
     Reason.IN_PIPELINE: Entry("the pools build and measure it"),
     Reason.VALIDATED: Entry("it is certified and may be used", "", "Normal"),
-    Reason.REJECTED: Entry("it can't be used", "see its cause; `esper library` shows its report", "Warning"),
+    Reason.REJECTED: Entry("it can't be used", "see its cause", "Warning"),
     Reason.RESTLESS: Entry("the machine was too restless to measure it; it is tried again"),
     Reason.RETIRED: Entry("it was taken out of use", "", "Warning"),
     Reason.NO_LIBRARY: Entry(
