@@ -247,8 +247,10 @@ class World:
             if not each.finished
         )
         assert most <= max(self.pool.scaling.max, before)
-        if sum(self.queue.values()) and self.pool.scaling.max > before and not again.held:
-            assert sum(each.working for each in self.jobs.values() if self._fresh(each)), "it waits and nobody comes"
+        coming = sum(
+            each.active if each.succeeded else each.parallelism for each in self.jobs.values() if self._fresh(each)
+        )
+        assert again.held or coming >= again.wanted or most >= self.pool.scaling.max, "it waits and nobody comes"
 
     def _fresh(self, each: PoolJob) -> bool:
         return each.generation == self.pool.generation and not each.finished and not each.leaving
