@@ -440,7 +440,7 @@ specs = st.fixed_dictionaries(
     optional={
         "seed": st.integers(0, 2**40),
         "suspend": st.booleans(),
-        "parallelism": st.sampled_from([1, 2, 4, 8]),  # a batch is shared evenly
+        "parallelism": st.sampled_from([1, 2, 4, 5, 10]),  # of a batch of 100
         "activeDeadlineSeconds": st.integers(1, 10**6),
         "preRunningDeadlineSeconds": st.integers(1, 10**6),
         "ttlSecondsAfterFinished": st.integers(0, 10**6),
