@@ -31,6 +31,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "library-service": Benchmark("library_service", "the kernel library over REST, on PostgreSQL and S3", 150, 60),
         "pipeline": Benchmark("pipeline", "news by a broker, and kernels from request to memory", 300, 60),
         "ranks": Benchmark("ranks", "a training step on two ranks, beside one", 300, 100),
+        "operator-scale": Benchmark("operator_scale", "training runs seen through by an operator", 600, 45),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
         "twin-error": Benchmark("twin_error", "how often the judge errs", 1200, 120),
     }

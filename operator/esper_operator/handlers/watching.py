@@ -11,6 +11,7 @@ import kopf
 
 from esper_operator.cluster.connection import REQUEST_SECONDS
 from esper_operator.handlers.indices import Indices, Key, Name, ResourceSeen
+from esper_operator.handlers.storage import NoDiffs, NoProgress
 from esper_operator.keys import BLUEPRINT, DOMAIN, MANAGED_SELECTOR, RUN, RUN_UID
 from esper_operator.plan.blueprint import ChildSeen
 from esper_operator.plan.observed import job_seen, object_seen, owner_of, pod_seen
@@ -92,8 +93,8 @@ def settings() -> kopf.OperatorSettings:
     made.networking.request_timeout = REQUEST_SECONDS
     made.networking.connect_timeout = REQUEST_SECONDS
     made.watching.chunk_size = PAGE
-    made.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=DOMAIN)
-    made.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=DOMAIN)
+    made.persistence.progress_storage = NoProgress()
+    made.persistence.diffbase_storage = NoDiffs()
     for group, _, plural in (JOBS, CONFIGS, SERVICES, PODS):
         made.watching.label_selectors[group, plural] = MANAGED_SELECTOR
     return made

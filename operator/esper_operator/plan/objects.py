@@ -13,6 +13,9 @@ from esper_operator.plan.settings import PodSettings
 from leyline.resources import API_VERSION, TrainingRun
 from leyline.resources.training_run import MUTABLE_SPEC_FIELDS
 
+# libyaml's is some ten times as quick; writing snapshots was a third of the operator's work.
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
 BAD_INPUT_EXIT = 2
 """Exit code of ``esper`` for a manifest it refuses: trying again can't help."""
 
@@ -45,7 +48,7 @@ def snapshot(run: TrainingRun) -> Object:
         "kind": "ConfigMap",
         "metadata": _metadata(run, snapshot_name(run.metadata.name)),
         "immutable": True,
-        "data": {MANIFEST: yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True)},
+        "data": {MANIFEST: yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, allow_unicode=True)},
     }
 
 

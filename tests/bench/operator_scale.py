@@ -1,0 +1,311 @@
+"""Training runs on a real API server and etcd, with an operator, and nobody else: how many it sees through a second.
+
+Runs are made by eight clients as fast as the API server lets them. The operator makes each run's snapshot, Service and
+Job; what a node and the Job controller would do is played here: a Job that appears is begun and then finished. A run is
+through when its status says Succeeded. There is no controller manager, no scheduler and no node, so what is measured
+is the operator and the API server, which share the machine with who plays the rest. Compare Kueue's published gate, 43
+workloads a second with its completions played as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from tests.bench import common  # noqa: F401  (finds tests/support and tests/infra)
+from tests.bench.analysis import Estimate, bootstrap, median, percentile
+from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
+
+import parts
+import real_kubernetes
+from clusters import install_crds, training_run
+
+GOAL_A_SECOND = 43.0
+IDLE_MB, BUSY_MB = 150.0, 500.0
+CLIENTS = 8
+PLAYERS = 8
+MOST_UNDERWAY = 2_000
+"""Runs that are not through yet when further ones are held back: a queue without end would measure only itself."""
+NAMESPACE = "default"
+RUNS = f"/apis/esper.dev/v1alpha1/namespaces/{NAMESPACE}/trainingruns"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+SELECTOR = "app.kubernetes.io/managed-by=esper-operator"
+QUIET_SECONDS = 120.0
+"""Without any run getting through, after which something is broken."""
+
+
+@dataclass
+class Course:
+    """When each run was made, when its Job was there, when it was finished, and when its status said so."""
+
+    made: dict[str, float] = field(default_factory=dict)
+    job: dict[str, float] = field(default_factory=dict)
+    finished: dict[str, float] = field(default_factory=dict)
+    through: dict[str, float] = field(default_factory=dict)
+
+
+class Server:
+    """The API server by plain requests."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        context = ssl.create_default_context(cafile=str(home / "pki/ca.pem"))
+        context.load_cert_chain(home / "pki/admin.pem", home / "pki/admin-key.pem")
+        self._base = f"https://127.0.0.1:{port}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, limit=64), timeout=aiohttp.ClientTimeout(total=None)
+        )
+
+    async def write(self, method: str, path: str, body: dict[str, Any]) -> None:
+        """One write; raises ``RuntimeError`` with the answer when it is refused."""
+        kind = "application/json" if method == "POST" else "application/merge-patch+json"
+        async with self._session.request(
+            method, self._base + path, data=json.dumps(body), headers={"Content-Type": kind}
+        ) as answer:
+            if answer.status >= 300:
+                raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
+            await answer.read()
+
+    async def changes(self, path: str, selector: str = "") -> AsyncIterator[dict[str, Any]]:
+        """Objects as they change, from the beginning on."""
+        more = f"&labelSelector={selector}" if selector else ""
+        async with self._session.get(
+            f"{self._base}{path}?watch=1&allowWatchBookmarks=false&timeoutSeconds=3600{more}", read_bufsize=1 << 22
+        ) as stream:
+            async for line in stream.content:
+                yield json.loads(line)["object"]
+
+    async def requests(self) -> dict[tuple[str, str], float]:
+        """How many requests it has answered, by verb and resource."""
+        found: dict[tuple[str, str], float] = {}
+        async with self._session.get(f"{self._base}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        for sample in (each for family in families for each in family.samples):
+            if sample.name == "apiserver_request_total":
+                labels = sample.labels
+                what = "/".join(filter(None, (labels["resource"], labels["subresource"])))
+                found[labels["verb"], what] = found.get((labels["verb"], what), 0.0) + sample.value
+        return found
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._session.close()
+
+
+async def play(server: Server, runs: int, course: Course) -> None:
+    """Make so many runs, and play the Job controller until all are through."""
+    numbers = iter(range(runs))
+    underway = asyncio.Semaphore(MOST_UNDERWAY)
+    jobs: asyncio.Queue[str] = asyncio.Queue()
+    over = asyncio.Event()
+
+    async def make() -> None:
+        for number in numbers:
+            await underway.acquire()
+            name = f"run-{number}"
+            await server.write("POST", RUNS, training_run(name))
+            course.made[name] = time.perf_counter()
+
+    async def see_jobs() -> None:
+        async for job in server.changes(JOBS, SELECTOR):
+            name = job["metadata"]["name"]
+            if name not in course.job:
+                course.job[name] = time.perf_counter()
+                jobs.put_nowait(name)
+
+    async def finish() -> None:
+        while True:
+            name = await jobs.get()
+            await server.write("PATCH", f"{JOBS}/{name}/status", {"status": _ended()})
+            course.finished[name] = time.perf_counter()
+
+    async def see_runs() -> None:
+        async for run in server.changes(RUNS):
+            name = run["metadata"]["name"]
+            if (run.get("status") or {}).get("phase") == "Succeeded" and name not in course.through:
+                course.through[name] = time.perf_counter()
+                underway.release()
+                if len(course.through) == runs:
+                    over.set()
+
+    works = [make() for _ in range(CLIENTS)] + [finish() for _ in range(PLAYERS)] + [see_jobs(), see_runs()]
+    tasks = [asyncio.create_task(work) for work in works]
+    for task in tasks:
+        task.add_done_callback(lambda done: over.set() if not done.cancelled() and done.exception() else None)
+    try:
+        before = -1
+        while not over.is_set():
+            if len(course.through) == before:
+                raise RuntimeError(f"nothing moves: {len(course.made)} made, {len(course.job)} Jobs, {before} through")
+            before = len(course.through)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), QUIET_SECONDS)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _ended() -> dict[str, Any]:
+    """The status of a Job of one pod that has done its work."""
+    when = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = [
+        {"type": kind, "status": "True", "reason": "CompletionsReached", "lastTransitionTime": when}
+        for kind in ("SuccessCriteriaMet", "Complete")
+    ]
+    return {
+        "startTime": when, "completionTime": when, "succeeded": 1, "active": 0, "ready": 0, "completedIndexes": "0",
+        "uncountedTerminatedPods": {}, "conditions": conditions,
+    }  # fmt: skip
+
+
+class Replica:
+    """The operator, a process of its own."""
+
+    def __init__(self, kubeconfig: str, folder: Path) -> None:
+        self.port = parts.free_port()
+        values = {
+            "IMAGE": "localhost/esper-worker:1", "NAMESPACES": f'["{NAMESPACE}"]', "LEASE_NAMESPACE": NAMESPACE,
+            "PORT": str(self.port), "LOG_LEVEL": "warning",
+        }  # fmt: skip
+        variables = {f"ESPER_OPERATOR_{name}": value for name, value in values.items()} | {"KUBECONFIG": kubeconfig}
+        self._log = open(folder / "operator.log", "wb")  # noqa: SIM115 - closed with the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "esper_operator.main"], env=os.environ | variables, stdout=self._log,
+            stderr=self._log,
+        )  # fmt: skip
+        self._seen = psutil.Process(self._process.pid)
+
+    async def leads(self) -> None:
+        """Wait until it does."""
+        deadline = time.monotonic() + 60
+        async with aiohttp.ClientSession() as session:
+            while time.monotonic() < deadline:
+                try:
+                    async with session.get(f"http://127.0.0.1:{self.port}/metrics") as answer:
+                        if "esper_operator_leading 1.0" in await answer.text():
+                            return
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.2)
+        raise RuntimeError("the operator does not lead")
+
+    @property
+    def megabytes(self) -> float:
+        """Resident memory."""
+        return float(self._seen.memory_info().rss / 1e6)
+
+    @property
+    def seconds(self) -> float:
+        """Processor time so far."""
+        spent = self._seen.cpu_times()
+        return float(spent.user + spent.system)
+
+    def close(self) -> None:
+        """End it."""
+        self._process.terminate()
+        self._process.wait(30)
+        self._log.close()
+
+
+@asynccontextmanager
+async def _control_plane(home: Path) -> AsyncIterator[tuple[Server, str]]:
+    """etcd and an API server only."""
+    ports = real_kubernetes.free_ports()
+    real_kubernetes.prepare(home, ports)
+    for process in real_kubernetes.processes(home, ports)[:2]:
+        part = home / process.name
+        part.mkdir()
+        parts.launch(process.command, part)
+    parts.await_ready(lambda: real_kubernetes.ready(home, ports.api), home / "apiserver", patience=60)
+    kubeconfig = str(home / "admin.kubeconfig")
+    await asyncio.to_thread(install_crds, kubeconfig)
+    server = Server(home, ports.api)
+    try:
+        yield server, kubeconfig
+    finally:
+        await server.close()
+        for process in ("apiserver", "etcd"):
+            parts.stop(home / process)
+
+
+async def _measure(report: Report, runs: int) -> None:
+    with parts.private("scale") as home, tempfile.TemporaryDirectory(prefix="esper-bench-") as folder:
+        async with _control_plane(home) as (server, kubeconfig):
+            operator = Replica(kubeconfig, Path(folder))
+            try:
+                await operator.leads()
+                await asyncio.sleep(5)
+                idle, spent, asked = operator.megabytes, operator.seconds, await server.requests()
+                course = Course()
+                began = time.perf_counter()
+                await play(server, runs, course)
+                lasted = max(course.through.values()) - began
+                after = await server.requests()
+                calls = {key: (count - asked.get(key, 0.0)) / runs for key, count in after.items()}
+                _tell(report, runs, lasted, course, idle, operator.megabytes, operator.seconds - spent, calls)
+            finally:
+                operator.close()
+
+
+def _tell(
+    report: Report, runs: int, lasted: float, course: Course, idle: float, busy: float, spent: float,
+    calls: dict[tuple[str, str], float],
+) -> None:  # fmt: skip
+    of = f"{runs:,} training runs on an API server alone"
+    rate = runs / lasted
+    note = f"{lasted:.0f} s; made by {CLIENTS} clients, at most {MOST_UNDERWAY:,} underway; Jobs' ends are played"
+    report.rows.append(
+        bounded(f"{of}, seen through a second", f">= {GOAL_A_SECOND:g}/s", _one(rate), "/s", ABOVE, GOAL_A_SECOND, note)
+    )
+    for words, start, end in (
+        ("from a run that is made to its Job", course.made, course.job),
+        ("from a Job that has ended to the run's status", course.finished, course.through),
+    ):
+        times = [(end[name] - start[name]) * 1e3 for name in end]
+        report.rows.append(reported(f"{of}, {words}, median", median(times), "ms"))
+        late = bootstrap(times, lambda values: float(percentile(values.tolist(), 0.99) or 0.0))
+        report.rows.append(reported(f"{of}, {words}, 99th percentile", late, "ms"))
+        report.details[words] = times
+    report.rows.append(
+        bounded("memory of an idle operator", f"<= {IDLE_MB:g} MB", _one(idle), "MB", BELOW, IDLE_MB, "resident")
+    )
+    report.rows.append(
+        bounded(f"memory of an operator after {of}", f"<= {BUSY_MB:g} MB", _one(busy), "MB", BELOW, BUSY_MB, "resident")
+    )
+    report.rows.append(reported(f"{of}, processor time of the operator for each", _one(spent / runs * 1e3), "ms"))
+    often = {f"{verb} {what}": round(count, 2) for (verb, what), count in sorted(calls.items()) if count >= 0.05}
+    report.rows.append(
+        reported(
+            f"{of}, requests to the API server for each", _one(sum(often.values())), "", f"{often}; with the played"
+        )
+    )
+    report.details["requests"] = often
+
+
+def _one(value: float) -> Estimate:
+    return Estimate(value, value, value, 1)
+
+
+def run(quick: bool = False) -> Report:
+    """Measure."""
+    report = Report()
+    asyncio.run(_measure(report, int(os.environ.get("ESPER_SCALE_RUNS", "0")) or (300 if quick else 15_000)))
+    return report
