@@ -246,9 +246,9 @@ def test_nothing_is_written_when_nothing_changes(kube: Kube, operators: Operator
 @pytest.mark.parametrize("name", ["a" * 50, "x"])
 def test_the_longest_and_the_shortest_name(kube: Kube, operators: Operators, name: str) -> None:
     operators.start()
-    kube.create("trainingruns", training_run(name, parallelism=12))
+    kube.create("trainingruns", training_run(name, parallelism=20))
     kube.reason("Unschedulable", name)
-    assert len(kube.pods(name)) == 12
+    assert len(kube.pods(name)) == 20
 
 
 def test_a_name_too_long_for_pods_is_refused(kube: Kube) -> None:
