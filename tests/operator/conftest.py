@@ -12,9 +12,12 @@ import pytest
 from kubernetes.client import CoreV1Api
 from kubernetes.config import new_client_from_config
 
+import libraries
 import real_cluster
 import real_kubernetes
+import services
 from clusters import Kube, Operators, eventually, install_crds, namespace
+from esper.urza import SqlLibrary
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +57,23 @@ def operators(kube: Kube, tmp_path: Path) -> Iterator[Operators]:
         yield made
     finally:
         made.end()
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Iterator[SqlLibrary]:
+    """An empty library."""
+    made = SqlLibrary.open(tmp_path / "library")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def told(library: SqlLibrary, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Settings of an operator that may enter things in the library."""
+    token = tmp_path / "token"
+    token.write_text(services.token("trainer"))
+    with services.running(library) as address:
+        yield {
+            "urza_url": address, "urza_token_file": str(token), "hardware": libraries.HARDWARE,
+            "toolchain": libraries.TOOLCHAIN,
+        }  # fmt: skip

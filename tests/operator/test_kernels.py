@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 import libraries
@@ -14,25 +12,6 @@ import services
 from clusters import CRDS, Kube, Operators, eventually
 from esper.urza import SqlLibrary, State
 from leyline.resources import load_blueprint
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Iterator[SqlLibrary]:
-    made = SqlLibrary.open(tmp_path / "library")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def told(library: SqlLibrary, tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Settings of an operator that may enter things in the library."""
-    token = tmp_path / "token"
-    token.write_text(services.token("trainer"))
-    with services.running(library) as address:
-        yield {
-            "urza_url": address, "urza_token_file": str(token), "hardware": libraries.HARDWARE,
-            "toolchain": libraries.TOOLCHAIN,
-        }  # fmt: skip
 
 
 def sample(kind: str) -> dict[str, Any]:

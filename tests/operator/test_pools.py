@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import yaml
 
 import charts
 import libraries
-import services
 from clusters import CRDS, Kube, Operators, eventually, limited
 from esper.urza import SqlLibrary, State
 from esper_operator.permissions import LEASE_PERMISSIONS, PERMISSIONS, POOL_PERMISSIONS
@@ -21,22 +19,9 @@ SCALING: dict[str, Any] = {"max": 3, "perPod": {"fast": 2, "standard": 1, "aggre
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Iterator[SqlLibrary]:
-    made = SqlLibrary.open(tmp_path / "library")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def told(library: SqlLibrary, tmp_path: Path, kube: Kube) -> Iterator[dict[str, str]]:
+def scaling(told: dict[str, str], kube: Kube) -> dict[str, str]:
     """Settings of an operator that scales pools."""
-    token = tmp_path / "token"
-    token.write_text(services.token("trainer"))
-    with services.running(library) as address:
-        yield {
-            "urza_url": address, "urza_token_file": str(token), "pools_namespace": kube.namespace,
-            "pools_seconds": "0.2", "hardware": libraries.HARDWARE, "toolchain": libraries.TOOLCHAIN,
-        }  # fmt: skip
+    return told | {"pools_namespace": kube.namespace, "pools_seconds": "0.2"}
 
 
 @pytest.fixture
@@ -114,9 +99,9 @@ def events(kube: Kube) -> list[str]:
 
 @pytest.mark.usefixtures("pools")
 def test_a_pool_grows_with_what_waits_up_to_its_maximum_and_is_empty_again_at_the_end(
-    kube: Kube, operators: Operators, library: SqlLibrary, told: dict[str, str], tmp_path: Path
+    kube: Kube, operators: Operators, library: SqlLibrary, scaling: dict[str, str], tmp_path: Path
 ) -> None:
-    operators.start(**told)
+    operators.start(**scaling)
     asked = ask(library, 1)
     become(kube, "one waits", {"esper-tezzeret-1": 1})
     asked += ask(library, 2)
@@ -145,25 +130,25 @@ def test_a_pool_grows_with_what_waits_up_to_its_maximum_and_is_empty_again_at_th
 
 @pytest.mark.usefixtures("pools")
 def test_an_operator_that_is_killed_again_and_again_makes_no_second_job(
-    kube: Kube, operators: Operators, library: SqlLibrary, told: dict[str, str]
+    kube: Kube, operators: Operators, library: SqlLibrary, scaling: dict[str, str]
 ) -> None:
     ask(library, 3)
     for _ in range(4):
-        operator = operators.start(**told, identity="one")
+        operator = operators.start(**scaling, identity="one")
         eventually(operator.leads)
         become(kube, "three wait", {"esper-tezzeret-1": 2})
         operator.kill()
     ask(library, 40)
-    operators.start(**told, identity="one")
+    operators.start(**scaling, identity="one")
     become(kube, "many wait", {"esper-tezzeret-1": 3})
     assert set(jobs(kube)) == {"esper-tezzeret-1"}
 
 
 @pytest.mark.usefixtures("pools")
 def test_jobs_of_an_older_template_give_way_and_all_go_with_it(
-    kube: Kube, operators: Operators, library: SqlLibrary, told: dict[str, str]
+    kube: Kube, operators: Operators, library: SqlLibrary, scaling: dict[str, str]
 ) -> None:
-    operators.start(**told)
+    operators.start(**scaling)
     ask(library, 40)
     become(kube, "many wait", {"esper-tezzeret-1": 3})
     spec = {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}
@@ -184,10 +169,10 @@ def test_jobs_of_an_older_template_give_way_and_all_go_with_it(
 
 @pytest.mark.usefixtures("pools")
 def test_the_rights_of_the_tables_are_enough(
-    kube: Kube, operators: Operators, library: SqlLibrary, told: dict[str, str], tmp_path: Path
+    kube: Kube, operators: Operators, library: SqlLibrary, scaling: dict[str, str], tmp_path: Path
 ) -> None:
     rights = (*PERMISSIONS, *LEASE_PERMISSIONS, *POOL_PERMISSIONS)
-    operator = operators.start(limited(kube, tmp_path, rights), **told)
+    operator = operators.start(limited(kube, tmp_path, rights), **scaling)
     ask(library, 40)
     become(kube, "many wait", {"esper-tezzeret-1": 3})
     kube.core.patch_namespaced_pod_template(
@@ -201,9 +186,9 @@ def test_the_rights_of_the_tables_are_enough(
 
 @pytest.mark.usefixtures("pools")
 def test_an_artifact_that_no_pool_takes_says_so(
-    kube: Kube, operators: Operators, library: SqlLibrary, told: dict[str, str]
+    kube: Kube, operators: Operators, library: SqlLibrary, scaling: dict[str, str]
 ) -> None:
-    operators.start(**told)
+    operators.start(**scaling)
     body = dict(yaml.safe_load((CRDS / "samples/blueprint.yaml").read_text()))
     body["spec"]["targets"] = [body["spec"]["targets"][0] | {"hardware": "gpu-sm90"}]
     kube.create("blueprints", body)
