@@ -29,7 +29,7 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "bus": Benchmark("bus", "messages through a broker, beside the bare client", 180, 60),
         "library": Benchmark("library", "query of the kernel library", 40, 15),
         "library-service": Benchmark("library_service", "the kernel library over REST, on PostgreSQL and S3", 150, 60),
-        "pipeline": Benchmark("pipeline", "news by a broker, and kernels from request to memory", 300, 60),
+        "pipeline": Benchmark("pipeline", "news by a broker, and kernels from request to memory", 440, 85),
         "ranks": Benchmark("ranks", "a training step on two ranks, beside one", 300, 100),
         "operator-scale": Benchmark("operator_scale", "training runs seen through by an operator", 600, 45),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
