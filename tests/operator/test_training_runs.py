@@ -248,7 +248,7 @@ def test_the_longest_and_the_shortest_name(kube: Kube, operators: Operators, nam
     operators.start()
     kube.create("trainingruns", training_run(name, parallelism=20))
     kube.reason("Unschedulable", name)
-    assert len(kube.pods(name)) == 20
+    eventually(lambda: len(kube.pods(name)) == 20)
 
 
 def test_a_name_too_long_for_pods_is_refused(kube: Kube) -> None:
