@@ -8,10 +8,8 @@ import pytest
 from kubernetes.client.exceptions import ApiException
 
 from broken_manifests import Broken, broken_manifests
-from clusters import GROUP, VERSION, Kube
+from clusters import GROUP, PLURALS, VERSION, Kube
 from leyline.resources import ManifestErrors
-
-PLURALS = {"TrainingRun": "trainingruns", "Blueprint": "blueprints", "KernelArtifact": "kernelartifacts"}
 
 
 def names(field: str, path: str) -> bool:

@@ -8,9 +8,8 @@ import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
 
-from clusters import CRDS, Kube, training_run
+from clusters import CRDS, PLURALS, Kube, training_run
 
-PLURALS = {"TrainingRun": "trainingruns", "Blueprint": "blueprints", "KernelArtifact": "kernelartifacts"}
 EXAMPLES = CRDS.parent / "docs/examples"
 
 

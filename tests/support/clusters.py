@@ -25,6 +25,7 @@ from esper_operator.permissions import Permission
 from kubernetes import client, config
 
 GROUP, VERSION = "esper.dev", "v1alpha1"
+PLURALS = {"TrainingRun": "trainingruns", "Blueprint": "blueprints", "KernelArtifact": "kernelartifacts"}
 CRDS = Path(__file__).resolve().parents[2] / "crds"
 T = TypeVar("T")
 

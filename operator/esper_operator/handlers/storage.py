@@ -10,15 +10,13 @@ from typing import Any
 
 import kopf
 
-_NOTHING: dict[str, Any] = {}
-
 
 class NoDiffs(kopf.DiffBaseStorage):
     """Every object looks the same, and none was seen before."""
 
     def build(self, **_: Any) -> Any:
         """See ``kopf.DiffBaseStorage``."""
-        return dict(_NOTHING)
+        return {}
 
     def fetch(self, **_: Any) -> None:
         """See ``kopf.DiffBaseStorage``."""
