@@ -35,7 +35,7 @@ def broker() -> Iterator[Broker]:
 def buses(broker: Broker) -> Iterator[tuple[PulsarBus, PulsarBus]]:
     """A publisher's and a consumer's, as two processes would have them."""
     settings = settings_for(broker.address, operation_timeout_seconds=3.0, flush_seconds=0.0)
-    provision(settings)
+    provision(settings, patience=60.0)
     pair = PulsarBus(settings), PulsarBus(settings)
     yield pair
     for bus in pair:

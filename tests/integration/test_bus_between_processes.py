@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -393,6 +395,47 @@ def test_tls_carries_messages_and_checks_the_host(settings: PulsarSettings, tmp_
     gate.close()
     assert isinstance(refusal(tls_ca_file=make_certificates(tmp_path).ca), BusUnavailable)
     assert "tls_ca_file" in str(refusal(tls_ca_file=tmp_path / "nowhere.pem"))
+
+
+def test_provisioning_goes_on_where_a_broker_that_was_not_ready_stopped_it() -> None:
+    address = need_broker()
+    failed = set[str]()
+
+    class Unready(BaseHTTPRequestHandler):
+        """Passes on, but every POST fails the first time, as without storage for schemas."""
+
+        def _pass(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if self.command == "POST" and self.path not in failed:
+                failed.add(self.path)
+                self.send_response(500)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if self.headers[name]}
+            answer = httpx.request(self.command, address.admin_url + self.path, content=body, headers=headers)
+            self.send_response(answer.status_code)
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_PUT = do_POST = do_DELETE = _pass
+
+        def log_message(self, *_: object) -> None:
+            """Nothing: what was asked is not what is looked at."""
+
+    few = {name: TOPICS[name] for name in (COMPILE, EPOCHS)}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Unready) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = settings_for(address, admin_url=f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(BusUnavailable, match="500"):
+            provision(settings, few)
+        before = len(failed)
+        made = provision(settings, few, patience=60.0)
+        server.shutdown()
+    assert len(failed) > before, "it must have met more failures than the one that stopped it at first"
+    assert provision(settings_for(address, namespace=settings.namespace), few) == []
+    assert len({change.what for change in made}) == len(made), "a change is told once"
 
 
 def test_a_broker_that_is_not_there_is_named() -> None:

@@ -58,7 +58,7 @@ class Namespaces:
 
     def _make(self, address: Address) -> str:
         settings = settings_for(address)
-        provision(settings, self._topics)
+        provision(settings, self._topics, patience=60.0)
         return settings.namespace
 
 
@@ -66,7 +66,7 @@ def pulsar_bus(topics: Mapping[str, Topic] = TOPICS, namespace: str | None = Non
     """A bus on the shared broker, in a new, provisioned namespace unless one is named."""
     settings = settings_for(need_broker(), **given, **({} if namespace is None else {"namespace": namespace}))
     if namespace is None:
-        provision(settings, topics)
+        provision(settings, topics, patience=60.0)
     return PulsarBus(settings, topics)
 
 

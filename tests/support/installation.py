@@ -88,7 +88,7 @@ class Installation:
     def __init__(self, folder: Path, library: SqlLibrary, address: str) -> None:
         self.folder, self.library, self.address = folder, library, address
         self.settings = settings_for(need_broker(), redelivery_delay_seconds=0.2)
-        provision(self.settings)
+        provision(self.settings, patience=60.0)
         for name, role in ROLES.items():
             make_key(folder, name, [role])
         for purpose in ("built", "validated"):

@@ -42,7 +42,7 @@ class Place:
     def __init__(self, folder: Path, address: Address, library_url: str, bucket: real_s3.Bucket) -> None:
         self.folder, self.address, self.bucket = folder, address, bucket
         self.pulsar = settings_for(address)
-        provision(self.pulsar)
+        provision(self.pulsar, patience=60.0)
         self.bus = PulsarBus(self.pulsar)
         make_key(folder / "keys", "trainer", TRAINER_ROLES)
         make_key(folder / "keys", "person", ["person"])

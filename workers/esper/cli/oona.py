@@ -39,6 +39,9 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 def provision(
     config: Config = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change and change nothing.")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="How long to try again while the broker is not ready.")
+    ] = 30.0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -55,7 +58,7 @@ def provision(
     """
     adapter = _adapter()
     settings = adapter.load_settings(config)
-    changes = adapter.provision(settings, dry_run=dry_run)
+    changes = adapter.provision(settings, dry_run=dry_run, patience=wait)
     space = f"{settings.tenant}/{settings.namespace}"
     if as_json:
         _write([{"what": each.what, "before": each.before, "after": each.after} for each in changes])

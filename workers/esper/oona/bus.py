@@ -46,6 +46,10 @@ class BusUnavailable(BusError):
     """The broker can't be reached or does not let this process in; the text names its address."""
 
 
+class BusNotReady(BusUnavailable):
+    """The broker can't be reached, or answers that it can't do it now; the same may work a moment later."""
+
+
 class UnknownTopic(BusError):
     """The topic is not in the table of topics."""
 

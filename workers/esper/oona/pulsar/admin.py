@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from esper.errors import BadInput, BusError
-from esper.oona.bus import BusUnavailable
+from esper.oona.bus import BusNotReady, BusUnavailable
 from esper.oona.pulsar.settings import PulsarSettings
 
 TIMEOUT_SECONDS = 30.0
@@ -85,7 +85,7 @@ class Admin:
                 **({} if body is None else {"json": body}),
             )  # fmt: skip
         except httpx.HTTPError as error:
-            raise BusUnavailable(f"broker {self._url}: {type(error).__name__}: {error}") from error
+            raise BusNotReady(f"broker {self._url}: {type(error).__name__}: {error}") from error
         if answer.status_code in none_for:
             return None
         if answer.status_code in (401, 403):
@@ -93,6 +93,8 @@ class Admin:
                 f"broker {self._url}: refused {method} {path} ({answer.status_code}): {_reason(answer)}; "
                 "check the token"
             )
+        if answer.is_server_error:
+            raise BusNotReady(f"broker {self._url}: {method} {path}: {answer.status_code}: {_reason(answer)}")
         if answer.is_error:
             raise BusError(f"broker {self._url}: {method} {path}: {answer.status_code}: {_reason(answer)}")
         return answer

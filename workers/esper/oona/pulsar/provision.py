@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from google.protobuf.message import Message as Payload
 from pulsar.schema import ProtobufNativeSchema
 
 from esper.errors import BusError
+from esper.oona.bus import BusNotReady
 from esper.oona.pulsar.admin import Admin
 from esper.oona.pulsar.names import counts_deliveries, dead, deliveries
 from esper.oona.pulsar.settings import PulsarSettings
@@ -27,6 +30,7 @@ FOREVER = -1
 COMPACT_BYTES = 1_048_576
 """A compacted topic is compacted when this much has been added."""
 _PARALLEL = 6
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,22 +68,48 @@ def wanted(topics: Mapping[str, Topic] = TOPICS) -> list[Wanted]:
     return found
 
 
-def provision(settings: PulsarSettings, topics: Mapping[str, Topic] = TOPICS, *, dry_run: bool = False) -> list[Change]:
+def provision(
+    settings: PulsarSettings, topics: Mapping[str, Topic] = TOPICS, *, dry_run: bool = False, patience: float = 0.0
+) -> list[Change]:
     """Make the broker fit; returns what was (or with ``dry_run`` would be) changed. Running it again changes nothing.
+
+    ``patience`` is how many seconds to try again while the broker is away or answers that it can't do it now, as one
+    does whose storage is not there yet. What an earlier try changed is in the answer too.
 
     Raises:
         BadInput: ``admin_url`` is not set.
         BusUnavailable: the broker is away or the token is not that of an administrator.
         BusError: something is there that can't be changed in place, such as another schema.
     """
+    deadline, failures, changes = time.monotonic() + patience, 0, dict[str, Change]()
+    while True:
+        try:
+            _provision(settings, topics, dry_run, changes)
+        except BusNotReady as error:
+            failures += 1
+            wait = min(5.0, 0.1 * 2.0 ** min(failures, 10))
+            if time.monotonic() + wait > deadline:
+                raise
+            _log.warning("not provisioned yet, trying again in %.1f s: %s", wait, error)
+            time.sleep(wait)
+        else:
+            return list(changes.values())
+
+
+def _provision(settings: PulsarSettings, topics: Mapping[str, Topic], dry_run: bool, into: dict[str, Change]) -> None:
+    def note(change: Change) -> None:
+        # What failed half-way is said again by the next try; it was changed from what the first one saw.
+        into.setdefault(change.what, change)
+
     with Admin(settings) as admin:
         maker = _Maker(admin, settings, dry_run)
-        changes = [*maker.tenant(), *maker.namespace()]
+        for change in (*maker.tenant(), *maker.namespace()):
+            note(change)
         present = {str(name).rpartition("/")[2] for name in admin.get(f"/persistent/{maker.space}", default=[])}
         with ThreadPoolExecutor(_PARALLEL) as pool:
             for found in pool.map(lambda want: list(maker.topic(want, want.name in present)), wanted(topics)):
-                changes += found
-    return changes
+                for change in found:
+                    note(change)
 
 
 class _Maker:
