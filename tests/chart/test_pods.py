@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
@@ -315,3 +316,26 @@ def test_helm_test_trains_what_the_contracts_accept_where_runs_are_looked_after(
     assert {each["kind"] for each in hooks} == {"ServiceAccount", "Role", "RoleBinding", "ConfigMap", "Pod"}
     policies = [each["metadata"]["annotations"]["helm.sh/hook-delete-policy"] for each in hooks]
     assert set(policies) == {"before-hook-creation,hook-succeeded"}, "nothing may be left to be in the way"
+
+
+def test_what_the_worker_image_lacks_is_mounted_wherever_it_runs() -> None:
+    objects = charts.rendered(charts.EVERYTHING)
+    image = "localhost/esper-worker:"
+    seen = set()
+    for name, pod in charts.pods(objects):
+        for container in charts.containers(pod):
+            mounts = {each["name"]: each for each in container.get("volumeMounts", ())}
+            has = container["image"].startswith(image)
+            assert ("packages" in mounts) is has, (name, container["name"])
+            assert (charts.environment(objects, container).get("PYTHONPATH") == "/packages") is has
+            if has:
+                seen.add(container["name"])
+                volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
+                assert volumes["packages"]["persistentVolumeClaim"] == {"claimName": "packages", "readOnly": True}
+    assert seen == {"dispatcher", "tezzeret", "urabrask", "make"}
+    (operator,) = charts.containers(charts.named(objects, "Deployment", "esper-operator")["spec"]["template"])
+    told = charts.environment(objects, operator)
+    assert json.loads(told[f"{PREFIX}POD_ENV"])["PYTHONPATH"] == "/packages"
+    laid = json.loads(told[f"{PREFIX}POD_TEMPLATE"])["spec"]
+    assert "packages" in {each["name"] for each in laid["volumes"]}
+    assert "packages" in {each["name"] for each in laid["containers"][0]["volumeMounts"]}

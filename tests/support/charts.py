@@ -37,6 +37,11 @@ EVERYTHING: Object = {
     "urza": {"database": {"caConfigMap": "ca"}, "objects": {"caConfigMap": "ca"}},
     "pulsar": {"existingSecret": "pulsar", "adminSecret": "pulsar-admin", "caConfigMap": "ca"},
     "images": {"pullSecrets": ["registry"]},
+    "worker": {
+        "env": {"PYTHONPATH": "/packages"},
+        "extraVolumes": [{"name": "packages", "persistentVolumeClaim": {"claimName": "packages", "readOnly": True}}],
+        "extraVolumeMounts": [{"name": "packages", "mountPath": "/packages", "readOnly": True}],
+    },
     "networkPolicies": {"monitoring": [{"namespaceSelector": {"matchLabels": {"name": "prometheus"}}}]},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
 }  # fmt: skip

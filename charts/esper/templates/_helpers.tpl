@@ -188,16 +188,19 @@ ESPER_PULSAR_TLS_CA_FILE: /etc/esper-pulsar/ca.crt
 {{- if .Values.urza.enabled -}}
 {{- $told = include "esper.pulsar-environment" . | fromYaml -}}
 {{- end -}}
-{{- mergeOverwrite $told .Values.training.env | toJson -}}
+{{- mergeOverwrite $told .Values.worker.env .Values.training.env | toJson -}}
 {{- end -}}
 
-{{/* What is laid over every training pod, as JSON: how it is known to the broker, and how it knows the broker. */}}
+{{/* What is laid over every training pod, as JSON: how it knows the broker and is known to it, and what its image lacks. */}}
 {{- define "esper.training-template" -}}
-{{- $mounts := include "esper.pulsar-mounts" . | fromYamlArray -}}
-{{- if and .Values.urza.enabled $mounts -}}
-{{- dict "spec" (dict
-  "volumes" (include "esper.pulsar-volumes" . | fromYamlArray)
-  "containers" (list (dict "name" "trainer" "volumeMounts" $mounts))) | toJson -}}
+{{- $volumes := .Values.worker.extraVolumes -}}
+{{- $mounts := .Values.worker.extraVolumeMounts -}}
+{{- if .Values.urza.enabled -}}
+{{- $volumes = concat (include "esper.pulsar-volumes" . | fromYamlArray) $volumes -}}
+{{- $mounts = concat (include "esper.pulsar-mounts" . | fromYamlArray) $mounts -}}
+{{- end -}}
+{{- if or $volumes $mounts -}}
+{{- dict "spec" (dict "volumes" $volumes "containers" (list (dict "name" "trainer" "volumeMounts" $mounts))) | toJson -}}
 {{- else -}}
 {}
 {{- end -}}

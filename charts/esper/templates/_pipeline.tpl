@@ -69,7 +69,7 @@ spec:
         {{- if eq .part "tezzeret" }}
         {{- $_ := set $told "ESPER_TEZZERET_PROCESSES" .values.processes }}
         {{- end }}
-        {{- range $variable, $value := $told }}
+        {{- range $variable, $value := mergeOverwrite $told .root.Values.worker.env }}
         - {name: {{ $variable }}, value: {{ $value | quote }}}
         {{- end }}
       ports:
@@ -97,6 +97,9 @@ spec:
         - {name: work, mountPath: /var/lib/esper}
         - {name: signing, mountPath: /var/run/secrets/esper-signing, readOnly: true}
         {{- end }}
+        {{- with .root.Values.worker.extraVolumeMounts }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
   volumes:
     - name: tmp
       emptyDir: {}
@@ -114,5 +117,8 @@ spec:
     {{- if and (eq .part "dispatcher") .root.Values.pulsar.adminSecret }}
     - name: pulsar-admin
       secret: {secretName: {{ .root.Values.pulsar.adminSecret }}, defaultMode: 0440, items: [{key: {{ .root.Values.pulsar.adminTokenKey }}, path: token}]}
+    {{- end }}
+    {{- with .root.Values.worker.extraVolumes }}
+    {{- toYaml . | nindent 4 }}
     {{- end }}
 {{- end -}}
