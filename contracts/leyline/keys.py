@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -52,10 +53,14 @@ class VerificationKey:
         if self.algorithm is Algorithm.HMAC_SHA256:
             return hmac.compare_digest(hmac.digest(self.material, data, "sha256"), signature)
         try:
-            Ed25519PublicKey.from_public_bytes(self.material).verify(signature, data)
+            self._public.verify(signature, data)
         except InvalidSignature:
             return False
         return True
+
+    @cached_property
+    def _public(self) -> Ed25519PublicKey:
+        return Ed25519PublicKey.from_public_bytes(self.material)
 
 
 class Signer:

@@ -24,21 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14leyline/v1/bus.proto\x12\nleyline.v1\"*\n\x08\x45nvelope\x12\x13\n\x06sealed\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x42\t\n\x07_sealed\"\xa5\x02\n\nDeadLetter\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x14\n\x0csubscription\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x13\n\x06sealed\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x10\n\x03key\x18\x05 \x01(\tH\x01\x88\x01\x01\x12:\n\nproperties\x18\x06 \x03(\x0b\x32&.leyline.v1.DeadLetter.PropertiesEntry\x12\x12\n\ndeliveries\x18\x07 \x01(\r\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\x12\x12\n\ndied_at_ms\x18\t \x01(\x03\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_sealedB\x06\n\x04_key\"#\n\rDeliveryCount\x12\x12\n\ndeliveries\x18\x01 \x01(\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14leyline/v1/bus.proto\x12\nleyline.v1\"O\n\x08\x45nvelope\x12\x13\n\x06sealed\x18\x01 \x01(\x0cH\x00\x88\x01\x01\x12#\n\x06\x62undle\x18\x02 \x03(\x0b\x32\x13.leyline.v1.BundledB\t\n\x07_sealed\"\x85\x01\n\x07\x42undled\x12\x0e\n\x06sealed\x18\x01 \x01(\x0c\x12\x37\n\nproperties\x18\x02 \x03(\x0b\x32#.leyline.v1.Bundled.PropertiesEntry\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xa5\x02\n\nDeadLetter\x12\r\n\x05topic\x18\x01 \x01(\t\x12\x14\n\x0csubscription\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x13\n\x06sealed\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x10\n\x03key\x18\x05 \x01(\tH\x01\x88\x01\x01\x12:\n\nproperties\x18\x06 \x03(\x0b\x32&.leyline.v1.DeadLetter.PropertiesEntry\x12\x12\n\ndeliveries\x18\x07 \x01(\r\x12\r\n\x05\x63\x61use\x18\x08 \x01(\t\x12\x12\n\ndied_at_ms\x18\t \x01(\x03\x1a\x31\n\x0fPropertiesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\t\n\x07_sealedB\x06\n\x04_key\"#\n\rDeliveryCount\x12\x12\n\ndeliveries\x18\x01 \x01(\rb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'leyline.v1.bus_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_BUNDLED_PROPERTIESENTRY']._loaded_options = None
+  _globals['_BUNDLED_PROPERTIESENTRY']._serialized_options = b'8\001'
   _globals['_DEADLETTER_PROPERTIESENTRY']._loaded_options = None
   _globals['_DEADLETTER_PROPERTIESENTRY']._serialized_options = b'8\001'
   _globals['_ENVELOPE']._serialized_start=36
-  _globals['_ENVELOPE']._serialized_end=78
-  _globals['_DEADLETTER']._serialized_start=81
-  _globals['_DEADLETTER']._serialized_end=374
-  _globals['_DEADLETTER_PROPERTIESENTRY']._serialized_start=306
-  _globals['_DEADLETTER_PROPERTIESENTRY']._serialized_end=355
-  _globals['_DELIVERYCOUNT']._serialized_start=376
-  _globals['_DELIVERYCOUNT']._serialized_end=411
+  _globals['_ENVELOPE']._serialized_end=115
+  _globals['_BUNDLED']._serialized_start=118
+  _globals['_BUNDLED']._serialized_end=251
+  _globals['_BUNDLED_PROPERTIESENTRY']._serialized_start=202
+  _globals['_BUNDLED_PROPERTIESENTRY']._serialized_end=251
+  _globals['_DEADLETTER']._serialized_start=254
+  _globals['_DEADLETTER']._serialized_end=547
+  _globals['_DEADLETTER_PROPERTIESENTRY']._serialized_start=202
+  _globals['_DEADLETTER_PROPERTIESENTRY']._serialized_end=251
+  _globals['_DELIVERYCOUNT']._serialized_start=549
+  _globals['_DELIVERYCOUNT']._serialized_end=584
 # @@protoc_insertion_point(module_scope)

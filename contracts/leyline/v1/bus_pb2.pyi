@@ -1,16 +1,33 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Envelope(_message.Message):
-    __slots__ = ("sealed",)
+    __slots__ = ("sealed", "bundle")
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
     sealed: bytes
-    def __init__(self, sealed: _Optional[bytes] = ...) -> None: ...
+    bundle: _containers.RepeatedCompositeFieldContainer[Bundled]
+    def __init__(self, sealed: _Optional[bytes] = ..., bundle: _Optional[_Iterable[_Union[Bundled, _Mapping]]] = ...) -> None: ...
+
+class Bundled(_message.Message):
+    __slots__ = ("sealed", "properties")
+    class PropertiesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    PROPERTIES_FIELD_NUMBER: _ClassVar[int]
+    sealed: bytes
+    properties: _containers.ScalarMap[str, str]
+    def __init__(self, sealed: _Optional[bytes] = ..., properties: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
     __slots__ = ("topic", "subscription", "message_id", "sealed", "key", "properties", "deliveries", "cause", "died_at_ms")

@@ -26,6 +26,7 @@ from types import MappingProxyType, TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from esper.errors import BusError
+from leyline.envelope import Draft
 from leyline.topics import SubscriptionType, TopicKind
 
 MAX_DELIVERIES = 4
@@ -186,7 +187,7 @@ class Bus(Protocol):
     def publish(
         self,
         topic: str,
-        data: bytes,
+        data: bytes | Draft,
         *,
         key: str | None = None,
         properties: Mapping[str, str] = _NO_PROPERTIES,
@@ -194,6 +195,7 @@ class Bus(Protocol):
     ) -> str:
         """Hand ``data`` to every subscription of ``topic`` without waiting; returns the message id.
 
+        A draft is sealed by the bus, on a broker together with those that wait beside it.
         Work and reports published before the first subscription of a topic exists are kept for it.
         Raises ``BusFull`` (then no subscription got it), ``UnknownTopic``, ``BusClosed``; ``BusError`` for a payload
         above ``MAX_MESSAGE_BYTES`` or, on a compacted topic, without a key.

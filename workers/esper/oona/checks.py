@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from esper.errors import BusError
 from esper.oona.bus import MAX_MESSAGE_BYTES, UnknownTopic
+from leyline.envelope import Draft
 from leyline.topics import Topic
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
@@ -27,8 +28,10 @@ def require_name(name: str) -> None:
         raise BusError(f"subscription name {name!r}: lower-case letters, digits, '.', '_' and '-' only, at most 128")
 
 
-def require_size(topic: str, data: bytes) -> None:
-    """Raise ``BusError`` for a payload no broker would take."""
+def require_size(topic: str, data: bytes | Draft) -> None:
+    """Raise ``BusError`` for a payload no broker would take; a draft is within a smaller limit already."""
+    if isinstance(data, Draft):
+        return
     if len(data) > MAX_MESSAGE_BYTES:
         raise BusError(
             f"{topic}: a message of {len(data)} bytes is above the limit of {MAX_MESSAGE_BYTES}; "

@@ -29,6 +29,7 @@ from esper.oona.bus import (
 )
 from esper.oona.checks import find_topic, require_compacted, require_key, require_name, require_size
 from esper.oona.queues import Entry, SubscriptionQueue
+from leyline.envelope import Draft
 from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
 
 DEFAULT_CAPACITY: Mapping[TopicKind, int] = MappingProxyType(
@@ -71,7 +72,7 @@ class InProcessBus:
     def publish(
         self,
         topic: str,
-        data: bytes,
+        data: bytes | Draft,
         *,
         key: str | None = None,
         properties: Mapping[str, str] = _NO_PROPERTIES,
@@ -88,7 +89,7 @@ class InProcessBus:
             queues = [queue for queue in self._queues.values() if queue.topic.name == topic]
             self._refuse_when_full(described, queues)
             self._counts["published"][kind] += 1
-            now, payload = self._clock(), bytes(data)
+            now, payload = self._clock(), data.seal() if isinstance(data, Draft) else bytes(data)
             if described.compacted and key is not None:
                 self._latest[topic][key] = Latest(topic, identity, payload, key, carried)
             for queue in queues:

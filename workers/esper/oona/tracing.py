@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from opentelemetry import propagate
+from opentelemetry import context, propagate
 from opentelemetry.context import Context
 
 from esper.oona.bus import Message
+
+
+def carry(properties: dict[str, str]) -> None:
+    """Write the current span, if any, into a message's properties: the parent of the span that handles it."""
+    if context.get_current():  # nothing is current in most processes, and looking for it in every format takes long
+        propagate.inject(properties)
 
 
 def context_of(message: Message) -> Context:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from esper.errors import BusError, CheckpointMismatch
 from esper.oona import Bus, BusFull
-from leyline.envelope import seal
+from leyline.envelope import draft
 from leyline.errors import LeylineError
 from leyline.messages import encode, topic_of, type_of
 from leyline.topics import TOPICS
@@ -207,8 +207,8 @@ class Herald:
     def _publish(self, news: Mapping[str, str]) -> None:
         topic, producer = TOPICS[news["topic"]], f"{news['role']}/{self._instance}"
         numbers = self._numbers.setdefault(producer, itertools.count(1))
-        data = seal(
+        message = draft(
             base64.b64decode(news["payload"]), news["type"], topic.name, producer, next(numbers), self._signer,
             time.time(), topic.retention, run=self._run,
         )  # fmt: skip
-        self._bus.publish(topic.name, data, key=news["key"], message_id=news["id"] or None)
+        self._bus.publish(topic.name, message, key=news["key"], message_id=news["id"] or None)

@@ -15,7 +15,7 @@ from google.protobuf.message import Message as Payload
 from esper.oona import Bus, BusFull, BusUnavailable, Inbox, Subscription
 from esper.urza import FieldReport
 from esper.weatherlight.backoff import Backoff
-from leyline.envelope import open_, seal
+from leyline.envelope import draft, open_
 from leyline.interface import Interface, Layout
 from leyline.keys import KeyRing, Signer
 from leyline.messages import decode, encode, topic_of, type_of
@@ -77,11 +77,11 @@ class Post:
         producer = f"{role}/{self._instance}" if self._instance else role
         with self._lock:
             sequence = next(self._sequences[producer])
-        data = seal(
+        message = draft(
             encode(payload), type_of(payload), topic.name, producer, sequence, self._signer, self._clock(),
             topic.retention, run=run,
         )  # fmt: skip
-        return self._bus.publish(topic.name, data, key=key)
+        return self._bus.publish(topic.name, message, key=key)
 
     def send_patiently(
         self, payload: Payload, role: str, key: str, stop: threading.Event, *, run: str = "",

@@ -13,7 +13,6 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import pulsar
-from opentelemetry import propagate
 
 from esper.errors import BusError
 from esper.oona.bus import (
@@ -39,6 +38,8 @@ from esper.oona.pulsar.settings import PulsarSettings
 from esper.oona.pulsar.tap import Tap
 from esper.oona.pulsar.view import View
 from esper.oona.queues import SubscriptionQueue
+from esper.oona.tracing import carry
+from leyline.envelope import Draft
 from leyline.topics import TOPICS, SubscriptionType, Topic
 from leyline.v1.bus_pb2 import Envelope
 
@@ -98,7 +99,7 @@ class PulsarBus:
     def publish(
         self,
         topic: str,
-        data: bytes,
+        data: bytes | Draft,
         *,
         key: str | None = None,
         properties: Mapping[str, str] = _NO_PROPERTIES,
@@ -112,11 +113,10 @@ class PulsarBus:
         carried = dict(properties)
         if ours := [name for name in carried if name.startswith(OURS)]:
             raise BusError(f"{topic}: property {ours[0]!r}: names that begin with {OURS!r} are the bus's own")
-        # The span that publishes is the parent of the one that handles: W3C trace context, when there is one.
-        propagate.inject(carried)
+        carry(carried)
         carried[ID] = identity
         try:
-            dropped = self._lane(described).put(Parcel(bytes(data), key, carried))
+            dropped = self._lane(described).put(Parcel(data if isinstance(data, Draft) else bytes(data), key, carried))
         except BusFull:
             self._count("refused", described)
             raise
@@ -283,8 +283,9 @@ class PulsarBus:
     def _behind(self, topic: str, name: str, stats: Mapping[str, Any], dead: int) -> Backlog:
         with self._lock:
             intake = self._intakes.get((topic, name))
-        opened = 0 if intake is None else intake.open
-        ready = max(0, int(stats.get("msgBacklog", 0)) - opened)
+        # What is here is known one by one; elsewhere the broker counts a bundle as one.
+        opened, fetched, waiting = (0, 0, 0) if intake is None else intake.here
+        ready = max(0, int(stats.get("msgBacklog", 0)) - fetched) + waiting
         since = float(stats.get("earliestMsgPublishTimeInBacklog", 0) or 0) / 1000
         return Backlog(
             topic=topic,

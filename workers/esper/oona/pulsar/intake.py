@@ -11,9 +11,9 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from esper.oona.bus import MAX_DELIVERIES, BusClosed, BusUnavailable, Message
 from esper.oona.pulsar.counts import Counts
 from esper.oona.pulsar.letters import Letters, letter_id
-from esper.oona.pulsar.names import FOR, ID, OURS
+from esper.oona.pulsar.names import FOR, ID, LARGEST_BUNDLE, OURS, bundles
 from esper.oona.pulsar.tap import Tap
 from esper.oona.queues import Entry, SubscriptionQueue
 from leyline.topics import SubscriptionType
@@ -56,16 +56,26 @@ class Recent(OrderedDict[K, V]):
             self.popitem(last=False)
 
 
-Seen = Recent[tuple[str, str, str], int]
-"""Deliveries of messages by topic, subscription and message id."""
+@dataclass(slots=True)
+class Seen:
+    """What closed handles of a process had, by topic and subscription: deliveries by message id, and the orders of
+    what was answered in bundles that come again because of the rest.
+    """
+
+    deliveries: Recent[tuple[str, str, str], int] = field(default_factory=Recent)
+    answered: Recent[tuple[str, str, int], None] = field(default_factory=Recent)
 
 
 @dataclass(slots=True)
 class Held:
-    """A message of the broker that is in this process."""
+    """A message of the broker that is in this process: what of it is open, by order, and the orders of what is not.
 
-    entry: Entry
+    The broker is told when all of a bundle was answered.
+    """
+
     identity: pulsar.MessageId
+    entries: dict[int, Entry]
+    answered: list[int]
 
 
 class Intake:
@@ -73,7 +83,7 @@ class Intake:
 
     Args:
         tap: the broker's consumer.
-        seen: deliveries made by handles of this process that are closed; shared by a bus's intakes.
+        seen: of the handles of this process that are closed; shared by a bus's intakes.
         counts: deliveries on the broker, for topics that have them.
         count: told ``delivered``, ``redelivered``, ``acknowledged``, ``dropped``, ``dead``.
     """
@@ -102,10 +112,10 @@ class Intake:
         self._closed = False
 
     @property
-    def open(self) -> int:
-        """Deliveries that were not answered."""
+    def here(self) -> tuple[int, int, int]:
+        """Deliveries that were not answered, what is here as the broker counts it, and messages that wait here."""
         with self._lock:
-            return self.queue.open
+            return self.queue.open, len(self._held), self.queue.waiting
 
     def join(self, consumer: int) -> None:
         """A new handle."""
@@ -190,13 +200,17 @@ class Intake:
                 return
             self._closed = True
             for held in self._held.values():
-                if held.entry.deliveries:
-                    self._seen.note(self._key(held.entry.message_id), held.entry.deliveries)
+                for entry in held.entries.values():
+                    if entry.deliveries:
+                        self._seen.deliveries.note((*self._whose, entry.message_id), entry.deliveries)
+                for order in held.answered:
+                    self._seen.answered.note((*self._whose, order), None)
             self._changed.notify_all()
         self._tap.close()
 
-    def _key(self, message_id: str) -> tuple[str, str, str]:
-        return self.queue.topic.name, self.queue.name, message_id
+    @property
+    def _whose(self) -> tuple[str, str]:
+        return self.queue.topic.name, self.queue.name
 
     @property
     def _name(self) -> str:
@@ -222,23 +236,47 @@ class Intake:
         if place in self._recent or target != self.queue.name or self.queue.only_key not in (None, key):
             self._tap.acknowledge(identity)
             return
-        own = MappingProxyType({name: value for name, value in properties.items() if not name.startswith(OURS)})
-        message_id = properties.get(ID, f"{place[0]}:{place[1]}")
-        order = (place[0] << 64) + place[1]
         try:
             envelope = Envelope.FromString(message.data())
-            problem = "" if envelope.HasField("sealed") else "holds no envelope"
+            problem = self._problem(envelope)
         except DecodeError as error:
             envelope, problem = Envelope(), f"is not a leyline.v1.Envelope: {error}"
-        data = message.data() if problem else envelope.sealed
-        entry = Entry(order, message_id, data, key, own, time.monotonic(), self._seen.pop(self._key(message_id), 0))
-        self._held[place] = Held(entry, identity)
-        self._places[order] = place
         if problem:
-            self._doomed[message_id] = problem
+            entry = self._entry(place, 0, message.data(), key, properties)
+            self._hold(place, Held(identity, {entry.order: entry}, []))
+            self._doomed[entry.message_id] = problem
             self._bury(entry)
-        else:
+            return
+        parts = [(each.sealed, each.properties) for each in envelope.bundle] or [(envelope.sealed, properties)]
+        entries = [self._entry(place, index, data, key, names) for index, (data, names) in enumerate(parts)]
+        fresh = {each.order: each for each in entries if (*self._whose, each.order) not in self._seen.answered}
+        if not fresh:
+            self._recent.note(place, None)
+            self._tap.acknowledge(identity)
+            return
+        self._hold(place, Held(identity, fresh, [each.order for each in entries if each.order not in fresh]))
+        for entry in fresh.values():
             self.queue.add(entry)
+
+    def _problem(self, envelope: Envelope) -> str:
+        if not envelope.bundle:
+            return "" if envelope.HasField("sealed") else "holds no envelope"
+        if not bundles(self.queue.topic) or envelope.HasField("sealed"):
+            return "holds a bundle where none may be"
+        if len(envelope.bundle) > LARGEST_BUNDLE:
+            return f"holds a bundle of {len(envelope.bundle)} messages; at most {LARGEST_BUNDLE}"
+        return ""
+
+    def _entry(self, place: Place, index: int, data: bytes, key: str | None, properties: Mapping[str, str]) -> Entry:
+        own = MappingProxyType({name: value for name, value in properties.items() if not name.startswith(OURS)})
+        message_id = properties.get(ID, ":".join(map(str, (*place, index) if index else place)))
+        deliveries = self._seen.deliveries.pop((*self._whose, message_id), 0)
+        order = (place[0] << 80) + (place[1] << 16) + index
+        return Entry(order, message_id, data, key, own, time.monotonic(), deliveries)
+
+    def _hold(self, place: Place, held: Held) -> None:
+        self._held[place] = held
+        self._places.update(dict.fromkeys(held.entries, place))
 
     def _deliver(self, consumer: int) -> Message | None:
         """The next message this handle may have; counted where deliveries are counted, buried when it had them all."""
@@ -296,11 +334,15 @@ class Intake:
     def _done(self, entry: Entry, dead: bool = False) -> None:
         """Answered for good. What is dead may be replayed, and must then be counted anew."""
         place = self._places.pop(entry.order, None)
-        held = None if place is None else self._held.pop(place, None)
+        held = None if place is None else self._held.get(place)
         if place is None or held is None:
             return
-        self._recent.note(place, None)
-        self._tap.acknowledge(held.identity)
+        del held.entries[entry.order]
+        held.answered.append(entry.order)
+        if not held.entries:
+            del self._held[place]
+            self._recent.note(place, None)
+            self._tap.acknowledge(held.identity)
         if self._counts is not None:
             try:
                 with self._unlocked():

@@ -11,6 +11,9 @@ ID = f"{OURS}id"
 FOR = f"{OURS}for"
 """The one subscription a replayed message is meant for."""
 
+LARGEST_BUNDLE = 64
+"""Messages that are stored as one, at most."""
+
 
 def dead(topic: str) -> str:
     """Where the dead letters of a topic are."""
@@ -20,6 +23,14 @@ def dead(topic: str) -> str:
 def deliveries(topic: str) -> str:
     """Where the deliveries of a topic's messages are counted."""
     return f"{topic}-deliveries"
+
+
+def bundles(topic: Topic) -> bool:
+    """Whether messages may be stored several at a time.
+
+    Work is handed out and counted one by one, commands are few, and a compaction keeps whole stored messages.
+    """
+    return topic.kind in (TopicKind.REPORT, TopicKind.TELEMETRY) and not topic.compacted
 
 
 def counts_deliveries(topic: Topic) -> bool:

@@ -2,6 +2,9 @@
 
 ``put`` never waits and never touches the network. What the broker has not confirmed stays in the queue; when the
 producer fails, everything unconfirmed is sent again in its order, so a message may arrive twice but none is lost.
+
+When messages come faster than they are sent, those of one key that wait already are sealed together and sent as one
+bundle, on topics that may have them. Nothing ever waits for a bundle to fill.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import pulsar
 from pulsar.exceptions import PulsarException
@@ -19,13 +23,20 @@ from pulsar.exceptions import PulsarException
 from esper.errors import BadInput, BusError
 from esper.oona.bus import BusClosed, BusFull
 from esper.oona.pulsar.link import Link, describe
+from esper.oona.pulsar.names import LARGEST_BUNDLE, bundles
+from leyline.envelope import Draft, seal_together
+from leyline.keys import Signer
 from leyline.topics import Topic
-from leyline.v1.bus_pb2 import Envelope
+from leyline.v1.bus_pb2 import Bundled, Envelope
 
 _LOG = logging.getLogger(__name__)
 
 WINDOW = 256
 """Messages sent and not confirmed. Telemetry can be dropped until it is sent, so this is a small part of the queue."""
+SMALLEST_BUNDLE = 16
+"""Fewer messages are sent one by one: a broker counts what it stores, so bundles blur its backlog."""
+BUNDLE_BYTES = 128 * 1024
+"""What a bundle may hold; a single message may be larger."""
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 """Seconds between attempts to open the producer."""
 LOST_SECONDS = 3.0
@@ -33,13 +44,24 @@ LOST_SECONDS = 3.0
 attempts; then a new producer is opened, and the messages are sent again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parcel:
-    """A message on its way to the broker."""
+    """A message on its way to the broker; a draft is sealed when it is sent."""
 
-    data: bytes
+    data: bytes | Draft
     key: str | None
     properties: Mapping[str, str]
+
+    @property
+    def signer(self) -> Signer | None:
+        """Who seals it; ``None`` when that is done."""
+        return self.data.signer if isinstance(self.data, Draft) else None
+
+    @property
+    def size(self) -> int:
+        """Bytes, without what sealing adds."""
+        data = len(self.data.fields if isinstance(self.data, Draft) else self.data)
+        return data + sum(len(name) + len(value) for name, value in self.properties.items())
 
 
 class Lane:
@@ -50,7 +72,8 @@ class Lane:
         self._window = max(1, min(WINDOW, capacity // 2))
         self._changed = threading.Condition()
         self._waiting: deque[Parcel] = deque()
-        self._sent: dict[int, Parcel] = {}
+        self._sent: dict[int, list[Parcel]] = {}
+        self._on_way = 0
         self._number = 0
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -65,7 +88,7 @@ class Lane:
             if self._closing:
                 raise BusClosed(f"{self._topic.name}: the bus is closed")
             dropped = 0
-            if len(self._waiting) + len(self._sent) >= self._capacity:
+            if self._left >= self._capacity:
                 if not self._topic.may_drop:
                     raise BusFull(
                         f"{self._topic.name}: {self._capacity} {self._topic.kind.value} messages wait for the broker "
@@ -79,29 +102,34 @@ class Lane:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"outbox {self._topic.name}", daemon=True)
                 self._thread.start()
-            self._changed.notify_all()
+            if self._on_way < self._window:
+                self._changed.notify_all()  # else the thread waits for a confirmation
             return dropped
 
     def flush(self, deadline: float) -> int:
         """Wait until ``deadline`` (monotonic seconds) for the queue to be empty; returns what is left."""
         with self._changed:
-            while self._waiting or self._sent:
+            while self._left:
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
                     break
-            return len(self._waiting) + len(self._sent)
+            return self._left
 
     def close(self) -> int:
         """Take no more and end the thread soon; returns what was not confirmed."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-            return len(self._waiting) + len(self._sent)
+            return self._left
 
     def join(self, timeout: float) -> None:
         """Wait for the thread."""
         if self._thread is not None:
             self._thread.join(timeout)
+
+    @property
+    def _left(self) -> int:
+        return len(self._waiting) + self._on_way
 
     def _run(self) -> None:
         producer: pulsar.Producer | None = None
@@ -115,8 +143,8 @@ class Lane:
                     producer = self._link.producer(self._topic.name, Envelope, pending=2 * self._window)
                     self._opened()
                     wait = FIRST_WAIT
-                for number, parcel in batch:
-                    self._send(producer, number, parcel)
+                for number, parcels in batch:
+                    self._send(producer, number, parcels)
                 if not batch and self._stalled() and not producer.is_connected():
                     self._failed("the connection was lost")
             except BusClosed:
@@ -133,7 +161,7 @@ class Lane:
                 wait = min(2 * wait, LONGEST_WAIT)
         _discard(producer)
 
-    def _next(self, connected: bool) -> list[tuple[int, Parcel]] | None:
+    def _next(self, connected: bool) -> list[tuple[int, list[Parcel]]] | None:
         """Wait for something to send and room in the window; empty when there is something to look after.
 
         ``None`` when closing.
@@ -144,17 +172,29 @@ class Lane:
                     return None
                 if self._broken or (self._waiting and not connected) or self._late():
                     return []
-                room = self._window - len(self._sent)
-                if self._waiting and room > 0:
-                    batch = []
-                    for _ in range(min(room, len(self._waiting))):
-                        self._number += 1
-                        parcel = self._waiting.popleft()
-                        self._sent[self._number] = parcel
-                        batch.append((self._number, parcel))
+                batch = []
+                while self._waiting and (count := self._bundled()) <= self._window - self._on_way:
+                    self._number += 1
+                    parcels = [self._waiting.popleft() for _ in range(count)]
+                    self._sent[self._number] = parcels
+                    self._on_way += count
+                    batch.append((self._number, parcels))
+                if batch:
                     self._moved = time.monotonic()
                     return batch
                 self._changed.wait(LOST_SECONDS / 3 if self._sent else None)
+
+    def _bundled(self) -> int:
+        """How many of those that wait are sent next as one; holds the lock."""
+        most = min(LARGEST_BUNDLE, self._window, len(self._waiting)) if bundles(self._topic) else 1
+        if most < SMALLEST_BUNDLE:
+            return 1
+        first, size = self._waiting[0], 0
+        for count, parcel in enumerate(islice(self._waiting, most)):
+            size += parcel.size
+            if size > BUNDLE_BYTES or parcel.key != first.key or parcel.signer is not first.signer:
+                return count if count >= SMALLEST_BUNDLE else 1
+        return most
 
     def _late(self) -> bool:
         """Whether confirmations should have come long ago; holds the lock."""
@@ -168,13 +208,20 @@ class Lane:
                 self._moved = time.monotonic()
             return late
 
-    def _send(self, producer: pulsar.Producer, number: int, parcel: Parcel) -> None:
-        # Outside the lock: the client may call back from its own thread, or at once from this one.
+    def _send(self, producer: pulsar.Producer, number: int, parcels: list[Parcel]) -> None:
+        # Outside the lock: sealing takes a while, and the client may call back from its own thread, or from this one.
+        sealed = _seal(parcels)
+        if len(parcels) == 1:
+            envelope, properties = Envelope(sealed=sealed[0]), dict(parcels[0].properties)
+        else:
+            each = zip(sealed, parcels, strict=True)
+            bundle = [Bundled(sealed=data, properties=parcel.properties) for data, parcel in each]
+            envelope, properties = Envelope(bundle=bundle), None
         producer.send_async(
-            Envelope(sealed=parcel.data),
+            envelope,
             lambda result, _id, number=number: self._answered(number, result),
-            properties=dict(parcel.properties),
-            partition_key=parcel.key,
+            properties=properties,
+            partition_key=parcels[0].key,
         )
 
     def _answered(self, number: int, result: pulsar.Result) -> None:
@@ -183,7 +230,7 @@ class Lane:
                 return  # of a producer that was given up
             self._moved = time.monotonic()
             if result == pulsar.Result.Ok:
-                del self._sent[number]
+                self._on_way -= len(self._sent.pop(number))
             else:
                 self._broken = self._broken or str(result).removeprefix("Result.")
             self._changed.notify_all()
@@ -206,8 +253,18 @@ class Lane:
             _LOG.log(level, "%s: not sent: %s; trying again", self._topic.name, self._broken)
             self._troubled = True
             self._problem, self._broken = self._broken, ""
-            self._waiting.extendleft(reversed(self._sent.values()))
+            self._waiting.extendleft(reversed([parcel for parcels in self._sent.values() for parcel in parcels]))
             self._sent.clear()
+            self._on_way = 0
+
+
+def _seal(parcels: list[Parcel]) -> list[bytes]:
+    """The envelopes; all were drafts of one signer, or none. What is sent again is the same envelope."""
+    drafts = [parcel.data for parcel in parcels if isinstance(parcel.data, Draft)]
+    sealed = seal_together(drafts) or [parcel.data for parcel in parcels if isinstance(parcel.data, bytes)]
+    for parcel, data in zip(parcels, sealed, strict=True):
+        parcel.data = data
+    return sealed
 
 
 def _discard(producer: pulsar.Producer | None) -> None:
