@@ -182,11 +182,11 @@ def free_port() -> int:
         return port
 
 
-def answers(port: int) -> bool:
-    """Whether somebody listens on this port of loopback."""
+def answers(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether somebody listens on this port."""
     with socket.socket() as probe:
         probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+        return probe.connect_ex((host, port)) == 0
 
 
 def _end(record: Path) -> None:

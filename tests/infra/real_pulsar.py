@@ -107,10 +107,11 @@ class Broker:
 
     Args:
         address: of a broker that was made in ``home`` before; a new one is made if not given.
+        host: the address it listens on.
     """
 
-    def __init__(self, home: Path, address: Address | None = None) -> None:
-        self.home = home
+    def __init__(self, home: Path, address: Address | None = None, host: str = "127.0.0.1") -> None:
+        self.home, self._host = home, host
         home.mkdir(parents=True, exist_ok=True)
         self.address = address or self._prepare()
 
@@ -137,7 +138,7 @@ class Broker:
         command += [part for name in _OPENS for part in ("--add-opens", f"{name}=ALL-UNNAMED")]
         command += ["org.apache.pulsar.PulsarStandaloneStarter", "-c", str(conf / "standalone.conf"), "-nfw", "-nss"]
         command += ["--metadata-dir", str(self.home / "meta"), "--bookkeeper-dir", str(self.home / "bk")]
-        return [*command, "-a", "127.0.0.1"]
+        return [*command, "-a", self._host]
 
     def wait(self) -> None:
         """Until it says that it is healthy."""
@@ -205,8 +206,8 @@ class Broker:
             "brokerServicePort": plain,
             "brokerServicePortTls": tls,
             "webServicePort": web,
-            "bindAddress": "127.0.0.1",
-            "advertisedAddress": "127.0.0.1",
+            "bindAddress": self._host,
+            "advertisedAddress": self._host,
             "tlsCertificateFilePath": certificates.certificate,
             "tlsKeyFilePath": certificates.key,
             "tlsTrustCertsFilePath": certificates.ca,
@@ -238,9 +239,9 @@ class Broker:
         text = "".join(f"{name}={value}\n" for name, value in settings.items())
         (conf / "standalone.conf").write_text(text, encoding="utf-8")
         return Address(
-            service_url=f"pulsar://127.0.0.1:{plain}",
-            service_url_tls=f"pulsar+ssl://127.0.0.1:{tls}",
-            admin_url=f"http://127.0.0.1:{web}",
+            service_url=f"pulsar://{self._host}:{plain}",
+            service_url_tls=f"pulsar+ssl://{self._host}:{tls}",
+            admin_url=f"http://{self._host}:{web}",
             token=tokens[ADMIN],
             stranger=tokens[STRANGER],
             ca=str(certificates.ca),

@@ -54,9 +54,9 @@ def begin(home: Path, facts: dict[str, Any]) -> None:
     parts.await_ready(lambda: parts.answers(facts["port"]), home)
 
 
-def command(home: Path, port: int) -> list[str]:
+def command(home: Path, port: int, host: str = "127.0.0.1") -> list[str]:
     """What starts the server over ``home/data``."""
-    return [str(program()), "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(home / "data")]
+    return [str(program()), "--port", f"{host}:{port}", "--quiet", "posix", str(home / "data")]
 
 
 def environment(access_key: str, secret_key: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from esper_operator.cluster.connection import REQUEST_SECONDS
 from esper_operator.handlers.indices import Indices, Key, Name, ResourceSeen
@@ -47,6 +48,8 @@ class Watches:
             clusterwide=not namespaces,
             namespaces=namespaces,
             ready_flag=ready,
+            # For peering, which is not used: kopf would take the user's name, and a container's user has none.
+            identity=Identity("esper-operator"),
         )
 
     def _declare_indices(self) -> None:

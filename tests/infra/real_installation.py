@@ -1,0 +1,164 @@
+"""A cluster of its own with everything an installation needs: images, PostgreSQL, S3 and Pulsar that its pods can reach.
+
+The servers run in the node's network, at the address of its bridge, and may be killed and started again. Not shared
+between test runs; who kills a part of it kills it for every test that runs meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+from botocore.config import Config
+
+import inside
+import parts
+import real_cluster
+import real_images
+import real_postgres
+import real_s3
+from kube_programs import program
+from real_pulsar import Broker
+
+HOST = real_cluster.NODE
+PODS = "10.244.0.0/24"
+DATABASE_PORT, OBJECTS_PORT = 5432, 9000
+BUCKETS = ("kernels", "checkpoints")
+
+
+@dataclass
+class Site:
+    """Where everything is. ``packages`` is a folder of this environment's packages, ``runs`` one that pods may fill."""
+
+    home: Path
+    kubeconfig: str
+    broker: Broker
+    access_key: str = "esper"
+    secret_key: str = "kept-on-this-machine"
+
+    @property
+    def password(self) -> str:
+        """Of PostgreSQL's administrator ``esper``."""
+        return (self.home / "postgres/secret").read_text()
+
+    @property
+    def packages(self) -> Path:
+        """Where this environment's packages are."""
+        return Path(psycopg.__file__).parents[1]
+
+    @property
+    def runs(self) -> Path:
+        """A folder that pods may fill."""
+        return self.home / "runs"
+
+    def pid(self, part: str) -> int:
+        """Process id of ``postgres``, ``s3`` or ``pulsar``."""
+        return parts.server_pid(self.home / part)
+
+    def start_database(self) -> None:
+        """Start PostgreSQL and wait until it takes connections."""
+        home, user = self.home / "postgres", pwd.getpwnam(real_postgres.run_as())
+        words = [*real_postgres.command(home, DATABASE_PORT), "-c", f"listen_addresses={HOST}"]
+        command = inside.command(self.home, *words, user=user.pw_uid, group=user.pw_gid)
+        parts.launch(command, home, stop=signal.SIGINT)
+        with self.network():
+            parts.await_ready(self._database_answers, home)
+
+    def start_objects(self) -> None:
+        """Start the S3 server."""
+        home = self.home / "s3"
+        command = inside.command(self.home, *real_s3.command(home, OBJECTS_PORT, HOST))
+        parts.launch(command, home, **real_s3.environment(self.access_key, self.secret_key))
+        with self.network():
+            parts.await_ready(lambda: parts.answers(OBJECTS_PORT, HOST), home)
+
+    def start_broker(self) -> None:
+        """Start Pulsar and wait until it takes orders."""
+        parts.launch(inside.command(self.home, *self.broker.command()), self.broker.home, stop=signal.SIGKILL)
+        with self.network():
+            self.broker.wait()
+
+    def kill(self, part: str) -> None:
+        """SIGKILL to one of the servers; what it has stored stays."""
+        os.kill(self.pid(part), signal.SIGKILL)
+        parts.stop(self.home / part)
+
+    def node_processes(self, name: str) -> list[int]:
+        """Process ids of a program of the node, such as ``kubelet``."""
+        found = subprocess.run(
+            ["pgrep", "-f", f"^[^ ]*/{name} .*{self.home}"], capture_output=True, text=True, check=False
+        )
+        return [int(line) for line in found.stdout.split()]
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """This thread's new sockets are the node's."""
+        with inside.network(self.home):
+            yield
+
+    def prepare(self) -> None:
+        """Make what the chart expects to be there: the library's database and the buckets."""
+        with self.network():
+            with self._connected() as connection:
+                connection.execute("CREATE DATABASE library")
+            for bucket in BUCKETS:
+                self.objects().create_bucket(Bucket=bucket)
+
+    def objects(self) -> Any:
+        """A client of the object store, for use within ``network``."""
+        return boto3.client(
+            "s3", endpoint_url=f"http://{HOST}:{OBJECTS_PORT}", aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key, region_name="us-east-1",
+            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+        )  # fmt: skip
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host=HOST, port=DATABASE_PORT, user="esper", password=self.password, dbname="postgres", autocommit=True,
+            connect_timeout=5,
+        )  # fmt: skip
+
+    def _database_answers(self) -> bool:
+        with contextlib.suppress(psycopg.OperationalError):
+            self._connected().close()
+            return True
+        return False
+
+
+@contextlib.contextmanager
+def site() -> Iterator[Site]:
+    """A cluster with its servers, ended with the block; skipped, or failed in CI, where there can't be one."""
+    try:
+        images = real_images.archives()
+        with parts.private("installation") as home:
+            yield _started(home, list(images.values()))
+    except parts.PartMissing as missing:
+        parts.unavailable(str(missing))
+
+
+def _started(home: Path, images: list[Path]) -> Site:
+    facts = real_cluster.start(home)
+    for part in ("postgres", "s3/data", "pulsar", "runs"):
+        (home / part).mkdir(parents=True)
+    (home / "runs").chmod(0o777)
+    real_postgres.make(home / "postgres", DATABASE_PORT)
+    with open(home / "postgres/data/pg_hba.conf", "a") as rules:
+        rules.write(f"host all all {PODS} scram-sha-256\n")
+    made = Site(home, str(facts["kubeconfig"]), Broker(home / "pulsar", host=HOST))
+    made.start_broker()
+    made.start_database()
+    made.start_objects()
+    made.prepare()
+    for image in images:
+        to = ["--address", f"{home}/containerd.sock", "-n", "k8s.io"]
+        subprocess.run([program("ctr"), *to, "images", "import", image], check=True, capture_output=True)
+    return made
