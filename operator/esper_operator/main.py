@@ -78,7 +78,7 @@ class Operator:
             return None
         return KernelLibrary(told.urza_url, told.urza_token_file)
 
-    def _news(self, heard: Callable[[str], None]) -> Listener | None:
+    def _news(self, heard: Callable[[str, bool], None]) -> Listener | None:
         if self._settings.bus_trust_dir is None:
             return None
         # Only here: an operator that follows nothing needs no client of the broker.
@@ -102,9 +102,12 @@ class Operator:
         watches = Watches(queue.add, gone)
         indices, library = watches.indices, self._library()
 
-        def heard(run: str) -> None:
+        def heard(run: str, turned: bool) -> None:
             for key in indices.called(run):
-                queue.add_within(key, settings.progress_seconds)
+                if turned:
+                    queue.add(key)  # what people wait for is told at once
+                else:
+                    queue.add_within(key, settings.progress_seconds)
 
         news = self._news(heard)
         pooling = Pooling(cluster, library, settings.pools_namespace) if library and settings.pools_namespace else None

@@ -64,7 +64,11 @@ class OperatorSettings(BaseSettings):
         "that `ESPER_PULSAR_…` names",
     )
     progress_seconds: float = Field(
-        5.0, ge=0.1, le=3600, description="seconds that news of a run may wait, so that quick epochs are one write"
+        5.0,
+        ge=0.1,
+        le=3600,
+        description="seconds that news of a run may wait, so that quick epochs are one write; not when a seed's stage "
+        "changes",
     )
     pod_template: dict[str, Any] = Field(
         {}, description="partial pod template laid over every training pod, and under the run's own `podTemplate`"

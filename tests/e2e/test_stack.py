@@ -4,7 +4,6 @@ The run that is trained there ends with the same bits as one in a single process
 """
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import copies
 import parts
-from esper.urza import SqlLibrary, State
 from stack import PROGRAMS, Stack
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mnist1d.yaml"
@@ -49,27 +48,6 @@ def esper(*words, stack):
     return done.stdout
 
 
-def copied(stack, folder):
-    """A library on this machine with what the service's holds, and the keys that vouch for it."""
-    theirs = stack.library()
-    (folder / "keys").mkdir(parents=True)
-    for name in ("built", "validated"):
-        shutil.copy(stack.home / "signing" / f"{name}.pem", folder / "keys")
-    mine = SqlLibrary.open(folder)
-    for blueprint in theirs.blueprints():
-        mine.register_blueprint(blueprint.name, blueprint.ir, blueprint.risk)
-    for record in theirs.records([State.VALIDATED]):
-        path = theirs.fetch(record.artifact_id, folder / "cache")
-        interface = theirs.interface(record.artifact_id)
-        mine.begin(record.artifact_id, record.blueprint, interface, record.strategy, record.hardware, record.toolchain)
-        mine.built(record.artifact_id, path)
-        mine.begin_benchmark(record.artifact_id)
-        mine.certify(record.artifact_id, record.report, path)
-    theirs.close()
-    mine.close()
-    return folder
-
-
 def test_everything_runs_and_works(stack):
     assert {entry["name"]: entry["state"] for entry in stack.status()} == dict.fromkeys(PROGRAMS, "RUNNING")
     assert all(stack.ready(name) for name in PROGRAMS)
@@ -79,7 +57,8 @@ def test_a_run_ends_with_the_bits_of_one_in_a_single_process(stack, tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     said = esper("run", "--stack", EXAMPLE, "-o", there, "--plain", *SHORTER, stack=stack)
     assert "kernel" in said
-    library = copied(stack, tmp_path / "library")
+    keys = {name: (stack.home / "signing" / f"{name}.pem").read_bytes() for name in ("built", "validated")}
+    library = copies.copied(stack.library(), keys, tmp_path / "library")
     esper("run", EXAMPLE, "-o", here, "--library", library, "--plain", *SHORTER, stack=stack)
     files = sorted(path.name for path in (there / "model").iterdir())
     assert files == sorted(path.name for path in (here / "model").iterdir())

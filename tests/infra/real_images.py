@@ -1,4 +1,4 @@
-"""The images that the chart installs, built by buildah from the project's own Dockerfiles on a base made by debootstrap.
+"""The images that the chart installs, built by buildah from the project's own Dockerfiles on debootstrap's Debian.
 
 The worker's is built without PyTorch, which would make it 5 GB: pods find it, with everything else of this environment,
 on a volume (``packages``). Layers and archives are kept in the tools folder.

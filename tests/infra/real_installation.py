@@ -1,4 +1,4 @@
-"""A cluster of its own with everything an installation needs: images, PostgreSQL, S3 and Pulsar that its pods can reach.
+"""A cluster of its own with all that an installation needs: images, and PostgreSQL, S3 and Pulsar its pods can reach.
 
 The servers run in the node's network, at the address of its bridge, and may be killed and started again. Not shared
 between test runs; who kills a part of it kills it for every test that runs meanwhile.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import psutil
 import psycopg
 from botocore.config import Config
 
@@ -92,12 +93,16 @@ class Site:
         os.kill(self.pid(part), signal.SIGKILL)
         parts.stop(self.home / part)
 
-    def node_processes(self, name: str) -> list[int]:
-        """Process ids of a program of the node, such as ``kubelet``."""
-        found = subprocess.run(
-            ["pgrep", "-f", f"^[^ ]*/{name} .*{self.home}"], capture_output=True, text=True, check=False
-        )
-        return [int(line) for line in found.stdout.split()]
+    @contextlib.contextmanager
+    def stopped(self, program: str) -> Iterator[None]:
+        """A program of the node, such as ``kubelet``, hangs meanwhile."""
+        node = psutil.Process(parts.server_pid(self.home))
+        (found,) = [each for each in node.children(recursive=True) if Path(each.exe()).name == program]
+        found.suspend()
+        try:
+            yield
+        finally:
+            found.resume()
 
     @contextlib.contextmanager
     def network(self) -> Iterator[None]:

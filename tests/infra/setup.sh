@@ -56,8 +56,16 @@ kubernetes() {
   PYTHONPATH=tests/infra .venv/bin/python tests/infra/kube_programs.py || lacking "Kubernetes could not be built"
 }
 
+images() {
+  # Of operator and workers, for the tests that install the chart; each layer is built once.
+  install buildah buildah
+  install debootstrap debootstrap
+  PYTHONPATH=tests/infra .venv/bin/python tests/infra/real_images.py || lacking "the images could not be built"
+}
+
 postgresql
 object_store
 broker
 helm
 kubernetes
+images

@@ -90,6 +90,23 @@ def test_progress_reaches_the_columns(
     assert reached(kube, 11)["best"]["epoch"] == 5
 
 
+def test_a_seed_at_another_stage_is_told_at_once_and_other_epochs_wait(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker | {"progress_seconds": "3600", "audit_seconds": "3600"})
+    kube.run()
+    kube.reason("Unschedulable")
+    trainer.say("grow", 1, 0.1)
+    reached(kube, 1)
+    trainer.say("grow", 2, 0.2)
+    time.sleep(2.0)
+    assert kube.status()["epoch"] == 1
+    for epoch, stage in ((3, "STAGE_TRAINING"), (4, "STAGE_GRAFTING")):
+        trainer.say("grow", epoch, 0.3, seeds=[SeedState(seed_id="blocks.0/0", slot="blocks.0", stage=stage)])
+        assert reached(kube, epoch)["seeds"]["entries"][0]["stage"] == stage.removeprefix("STAGE_")
+
+
 def test_news_that_nobody_trusts_is_not_told(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from kubernetes.client.exceptions import ApiException
 import charts
 import real_images
 from clusters import Kube, eventually, install_crds, namespace
+from copies import copied
+from esper.urza import RemoteLibrary
 from real_installation import BUCKETS, DATABASE_PORT, HOST, OBJECTS_PORT, Site
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -135,6 +138,19 @@ class Installed(Kube):
     def summary(self, name: str = "grow") -> dict[str, Any]:
         """The summary a run wrote."""
         return dict(json.loads((self.output(name) / "summary.json").read_text()))
+
+    def library_copy(self, folder: Path) -> Path:
+        """A library on this machine with what the installation's holds."""
+        spec = {"spec": {"audiences": ["esper-urza"]}}
+        token = self.core.create_namespaced_service_account_token("esper-dispatcher", self.namespace, spec)
+        service = self.core.read_namespaced_service("esper-urza", self.namespace)
+        keys = {}
+        for name in ("built", "validated"):
+            secret = self.core.read_namespaced_secret(f"esper-signing-{name}", self.namespace)
+            keys[name] = base64.b64decode(secret.data["key.pem"])
+        with self.site.network():
+            theirs = RemoteLibrary(f"http://{service.spec.cluster_ip}:8460", token.status.token)
+            return copied(theirs, keys, folder)
 
     def _claim(self, name: str, path: Path, mode: str) -> None:
         """A volume over a folder of this machine, and a claim to it: pods may not name folders themselves."""

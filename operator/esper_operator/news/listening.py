@@ -13,7 +13,7 @@ from google.protobuf.message import Message as Payload
 from esper.errors import EsperError
 from esper.oona import Bus, Inbox, Message
 from esper.oona.keyfiles import TrustedFolder
-from esper_operator.plan.progress import Progress, progress_of
+from esper_operator.plan.progress import Progress, progress_of, stages
 from leyline.envelope import Opened
 from leyline.messages import SystemStatePacket
 from leyline.topics import EPOCHS, SubscriptionType
@@ -31,10 +31,11 @@ class Listener:
     Args:
         open_bus: opens the bus; called again when it was lost.
         trusted: folder of the public keys that trainers sign with.
-        heard: called in the event loop with the name of a run that said something new.
+        heard: called in the event loop with the name of a run that said something new, and whether a seed of it is at
+            another stage than before.
     """
 
-    def __init__(self, open_bus: Callable[[], Bus], trusted: Path, heard: Callable[[str], None]) -> None:
+    def __init__(self, open_bus: Callable[[], Bus], trusted: Path, heard: Callable[[str, bool], None]) -> None:
         self._open, self._trusted, self._heard = open_bus, trusted, heard
         self._last: dict[str, Progress] = {}
 
@@ -78,5 +79,6 @@ class Listener:
                 inbox.take(handle, TURN_SECONDS)
 
     def _hear(self, run: str, said: Progress) -> None:
+        before = self._last.get(run)
         self._last[run] = said
-        self._heard(run)
+        self._heard(run, before is None or stages(before) != stages(said))

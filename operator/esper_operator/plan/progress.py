@@ -58,6 +58,11 @@ def progress_of(packet: SystemStatePacket) -> Progress:
     )  # fmt: skip
 
 
+def stages(said: Progress) -> dict[str, Stage]:
+    """Where each seed is."""
+    return {seed.id: seed.stage for seed in said.seeds}
+
+
 def told(old: TrainingRunStatus, said: Progress | None, now: datetime) -> dict[str, Any]:
     """The fields of a status that follow from what the run said last; none for what it said before."""
     if said is None or (old.epoch is not None and said.epoch <= old.epoch):

@@ -1,0 +1,232 @@
+"""A run on a real cluster, from ``helm install`` to its model, in real pods: undisturbed, killed, suspended, by two.
+
+Every run but that of two ranks must end with the bits of the first, and that with those of one process on this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.watch import Watch
+
+import charts
+import real_installation
+from clusters import GROUP, VERSION, Kube, eventually
+from installed import Installed, installation
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mnist1d.yaml"
+ESPER = Path(sys.executable).with_name("esper")
+LONG = 600.0
+MODEL = ("model.safetensors", "lineage.json")
+
+
+@pytest.fixture(scope="module")
+def esper() -> Iterator[Installed]:
+    with real_installation.site() as site, installation(site) as made:
+        yield made
+
+
+def manifest(name: str, **spec: Any) -> dict[str, Any]:
+    """The example that people run first, shorter, and with seeds that are judged; compiling kernels takes minutes."""
+    body = dict(yaml.safe_load(EXAMPLE.read_text()))
+    body["metadata"] = {"name": name}
+    body["spec"]["training"] |= {"epochs": 12, "stepsPerEpoch": 120}
+    body["spec"]["kernels"]["strategies"] = ["Fast"]
+    body["spec"]["controller"] = {"policy": "Always"}
+    body["spec"] |= spec
+    return body
+
+
+def complete(esper: Installed, name: str) -> dict[str, Any]:
+    return esper.reason("TrainingComplete", name, LONG)
+
+
+def model(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+
+
+def jobs(esper: Kube, name: str) -> list[str]:
+    found = esper.batch.list_namespaced_job(esper.namespace, label_selector=f"esper.dev/training-run={name}").items
+    return [job.metadata.uid for job in found]
+
+
+class Seen:
+    """What ``kubectl get trainingrun -w`` shows of a run, from now to its end."""
+
+    def __init__(self, esper: Installed, name: str) -> None:
+        self.statuses: list[dict[str, Any]] = []
+        self._thread = threading.Thread(target=self._look, args=(esper, name), daemon=True)
+        self._thread.start()
+
+    def stages(self) -> set[str]:
+        """Stages of seeds in any of the statuses."""
+        return {stage for status in self.statuses for stage in status.get("seeds", {}).get("byStage", {})}
+
+    def epochs(self) -> list[int]:
+        """Epochs, in the order they were told."""
+        return [status["epoch"] for status in self.statuses if "epoch" in status]
+
+    def ended(self) -> None:
+        """Wait until the end was seen."""
+        self._thread.join(60.0)
+        assert not self._thread.is_alive(), self.statuses[-1:]
+
+    def _look(self, esper: Installed, name: str) -> None:
+        listing = esper.custom.list_namespaced_custom_object
+        for event in Watch().stream(
+            listing, GROUP, VERSION, esper.namespace, "trainingruns", timeout_seconds=int(LONG),
+            field_selector=f"metadata.name={name}",
+        ):  # fmt: skip
+            self.statuses.append(event["object"].get("status") or {})
+            if self.statuses[-1].get("phase") in ("Succeeded", "Failed"):
+                return
+
+
+@pytest.fixture(scope="module")
+def first(esper: Installed) -> Seen:
+    """An undisturbed run, complete."""
+    seen = Seen(esper, "first")
+    esper.create("trainingruns", manifest("first"))
+    complete(esper, "first")
+    seen.ended()
+    return seen
+
+
+def test_a_run_goes_from_its_manifest_to_its_model_and_is_seen_to_grow(esper: Installed, first: Seen) -> None:
+    status, summary = esper.status("first"), esper.summary("first")
+    assert (status["phase"], status["epoch"], status["restarts"]) == ("Succeeded", 12, 0)
+    assert {"TRAINING", "GRAFTING", "FOSSILIZED"} <= first.stages(), first.stages()
+    assert first.epochs() == sorted(first.epochs())
+    assert len(set(first.epochs())) > 6, "progress is told while it happens"
+    assert status["best"]["value"] == summary["controller"]["best"]["metric"]
+    assert status["budget"]["parameters"] == summary["parameters"] > summary["host_parameters"]
+    assert status["seeds"]["byStage"]["FOSSILIZED"] == summary["seeds_by_stage"]["FOSSILIZED"]
+    assert len(jobs(esper, "first")) == 1
+    assert (esper.output("first") / "report.html").stat().st_size > 10_000
+
+
+def test_pools_are_gone_when_nothing_waits(esper: Installed, first: Seen) -> None:
+    assert esper.summary("first")["seeds"], "kernels were made for it"
+
+    def idle() -> bool:
+        running = [each.metadata.name for part in ("tezzeret", "urabrask") for each in esper.of(part)
+                   if each.status.phase in ("Pending", "Running")]  # fmt: skip
+        assert not running
+        return True
+
+    eventually(idle, 180, 1.0)
+
+
+def test_the_same_manifest_on_this_machine_gives_the_same_model(esper: Installed, first: Seen, tmp_path: Path) -> None:
+    library = esper.library_copy(tmp_path / "library")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(manifest("first")))
+    done = subprocess.run(
+        [ESPER, "run", tmp_path / "run.yaml", "-o", tmp_path / "here", "--library", library, "--plain"],
+        capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert model(tmp_path / "here") == model(esper.output("first"))
+
+
+def test_a_run_whose_every_part_is_killed_ends_as_if_nothing_had_been(esper: Installed, first: Seen) -> None:
+    seen = Seen(esper, "killed")
+    esper.create("trainingruns", manifest("killed"))
+    at_epoch(esper, "killed", 2)
+    for part in ("operator", "urza"):
+        for pod in esper.of(part):
+            kill_pod(esper, pod.metadata.name)
+    at_epoch(esper, "killed", 4)
+    (pod,) = [each for each in esper.pods("killed") if each.status.phase == "Running"]
+    kill_pod(esper, pod.metadata.name)
+    esper.site.kill("pulsar")
+    time.sleep(2.0)
+    esper.site.start_broker()
+    at_epoch(esper, "killed", 8)
+    for pod in esper.of("operator"):
+        kill_pod(esper, pod.metadata.name)
+    status = complete(esper, "killed")
+    seen.ended()
+    assert model(esper.output("killed")) == model(esper.output("first"))
+    assert len(jobs(esper, "killed")) == 1, "no second Job"
+    assert status["restarts"] == 1
+    assert status["epoch"] == 12
+    assert esper.summary("killed")["report"] == esper.summary("first")["report"]
+    esper.ready("operator", "urza", "dispatcher")
+
+
+def test_a_node_whose_kubelet_hangs_for_a_minute_keeps_the_run(esper: Installed, first: Seen) -> None:
+    esper.create("trainingruns", manifest("hung"))
+    at_epoch(esper, "hung", 1)
+    with esper.site.stopped("kubelet"):
+        time.sleep(60.0)
+    status = complete(esper, "hung")
+    assert status["restarts"] == 0
+    assert model(esper.output("hung")) == model(esper.output("first"))
+    assert len(jobs(esper, "hung")) == 1
+
+
+def test_a_run_suspended_while_it_grafts_goes_on_with_the_same_bits(esper: Installed, first: Seen) -> None:
+    esper.create("trainingruns", manifest("paused"))
+
+    def grafting() -> bool:
+        return "GRAFTING" in esper.status("paused").get("seeds", {}).get("byStage", {})
+
+    eventually(grafting, LONG, 0.05)
+    esper.patch("trainingruns", "paused", {"spec": {"suspend": True}})
+    status = esper.reason("Suspended", "paused", 120)
+    assert not [pod for pod in esper.pods("paused") if pod.status.phase == "Running"]
+    assert status["epoch"] < 12
+    esper.patch("trainingruns", "paused", {"spec": {"suspend": False}})
+    complete(esper, "paused")
+    assert model(esper.output("paused")) == model(esper.output("first"))
+
+
+def test_an_upgrade_leaves_pods_of_runs_alone(esper: Installed, first: Seen) -> None:
+    esper.create("trainingruns", manifest("upgraded"))
+    at_epoch(esper, "upgraded", 1)
+    before = {pod.metadata.uid for pod in esper.pods("upgraded")}
+    operators = {pod.metadata.uid for pod in esper.of("operator")}
+    esper.install({"operator": {"workers": 4, "podAnnotations": {"why": "upgrade"}}}, verb="upgrade")
+    esper.ready("operator", "urza", "dispatcher")
+    assert not operators & {pod.metadata.uid for pod in esper.of("operator")}
+    status = complete(esper, "upgraded")
+    assert {pod.metadata.uid for pod in esper.pods("upgraded")} == before
+    assert status["restarts"] == 0
+    assert model(esper.output("upgraded")) == model(esper.output("first"))
+
+
+def test_two_pods_train_one_network(esper: Installed, first: Seen) -> None:
+    esper.create("trainingruns", manifest("two", parallelism=2))
+    status = complete(esper, "two")
+    assert len(esper.pods("two")) == 2
+    summary, alone = esper.summary("two"), esper.summary("first")
+    assert status["best"]["value"] == summary["controller"]["best"]["metric"]
+    assert summary["seeds"]
+    assert abs(summary["report"]["final"]["metric"] - alone["report"]["final"]["metric"]) < 0.1
+
+
+def test_helms_own_test_trains_a_network(esper: Installed) -> None:
+    said = charts.run("test", "esper", "--namespace", esper.namespace, "--timeout", "10m",
+                      environment={"KUBECONFIG": esper.kubeconfig})  # fmt: skip
+    assert "Phase:          Succeeded" in said, said
+
+
+def at_epoch(esper: Installed, name: str, epoch: int) -> None:
+    """Wait until a run has told of this epoch."""
+    look: Callable[[], bool] = lambda: esper.status(name).get("epoch", 0) >= epoch  # noqa: E731
+    eventually(look, LONG, 0.1)
+
+
+def kill_pod(esper: Installed, name: str) -> None:
+    """As a node that is switched off: nobody is asked, nothing is waited for."""
+    esper.core.delete_namespaced_pod(name, esper.namespace, grace_period_seconds=0)
