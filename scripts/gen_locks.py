@@ -27,7 +27,9 @@ LOCK = ROOT / "requirements.lock"
 NOTE = "# Cut out of requirements.lock by `make locks`; do not edit.\n"
 OWN = "esper-train"
 # What of the distribution's own requirements runs without PyTorch: the contracts, the library, the command line.
-WITHOUT_TORCH = ("protobuf", "pydantic", "cryptography", "pyyaml", "sqlalchemy", "alembic", "typer", "rich", "psutil")
+WITHOUT_TORCH = (
+    "protobuf", "pydantic", "cryptography", "pyyaml", "sqlalchemy", "alembic", "msgspec", "typer", "rich", "psutil"
+)  # fmt: skip
 BUILD = ("hatchling",)
 
 

@@ -45,6 +45,7 @@ def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
     rows, reports, tags = [], [], []
     for number in range(artifacts):
         name = f"{number:016x}-{HARDWARE}-fast-{TOOLCHAIN}"
+        carried = sorted(tag for tag in TAGS if draw.random() < 0.3)
         rows.append(
             {
                 "artifact_id": name, "number": f"{number:016x}", "blueprint": digests[number // len(interfaces) % 50],
@@ -53,13 +54,14 @@ def fill(library: SqlLibrary, artifacts: int) -> list[Interface]:
                 "hardware": HARDWARE, "toolchain": TOOLCHAIN, "state": draw.choice(STATES),
                 "cause": "", "flops": 1, "parameters": 1, "ratio": 0.9, "latency_ms": 1.0, "memory_mb": 1.0,
                 "risk": draw.random(), "report": number + 1, "created_at": 0, "changed_at": 0,
+                "tags": " ".join(carried),
             }
         )  # fmt: skip
         reports.append(
             {"id": number + 1, "artifact_id": name, "verdict": "Validated", "digest": "0" * 64, "body": body,
              "created_at": 0}
         )  # fmt: skip
-        tags += [{"artifact_id": name, "tag": tag} for tag in TAGS if draw.random() < 0.3]
+        tags += [{"artifact_id": name, "tag": tag} for tag in carried]
     with library._database.writing() as session:
         session.execute(insert(ArtifactRow), rows)
         session.execute(insert(ReportRow), reports)

@@ -78,6 +78,7 @@ def fill(url: str, artifacts: int, digests: Sequence[str]) -> int:
     draw = random.Random(0)
     interfaces = [Interface(Layout.VECTOR, 16 + number).digest() for number in range(artifacts // OF_EACH)]
     names = [f"{number:016x}-{HARDWARE}-fast-{TOOLCHAIN}" for number in range(artifacts)]
+    tags = [sorted(draw.sample(TAGS, 3)) for _ in names]
     body = json.dumps(BODY, separators=(",", ":"))
     tables: dict[str, Iterator[tuple[Any, ...]]] = {
         "artifacts": (
@@ -85,12 +86,12 @@ def fill(url: str, artifacts: int, digests: Sequence[str]) -> int:
                 name, f"{number:016x}", digests[number // len(interfaces) % len(digests)],
                 interfaces[number % len(interfaces)], "{}", "fast", HARDWARE, TOOLCHAIN,
                 "Validated" if draw.random() < 0.75 else "Rejected", "", 1, 1, 0.9, 1.0, 1.0, draw.random(),
-                number + 1, 0, 0,
+                number + 1, 0, 0, " ".join(tags[number]),
             )
             for number, name in enumerate(names)
         ),
         "reports": ((number + 1, name, "Validated", "0" * 64, body, 0) for number, name in enumerate(names)),
-        "artifact_tags": ((name, tag) for name in names for tag in draw.sample(TAGS, 3)),
+        "artifact_tags": ((name, tag) for name, carried in zip(names, tags, strict=True) for tag in carried),
     }  # fmt: skip
     with psycopg.connect(url.replace("+psycopg", "")) as connection, connection.cursor() as cursor:
         for table, rows in tables.items():

@@ -115,7 +115,7 @@ def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..
         many = session.connection()
         many.exec_driver_sql(
             "INSERT INTO artifacts SELECT 'a' || n, lpad(to_hex(n), 16, '0'), %s, md5((n / 10)::text), '{}', 'fast', "
-            "'x86_64-avx2', '01234567', 'Validated', '', 1, 1, 1, 1, 1, 0.1, NULL, 0, 0 "
+            "'x86_64-avx2', '01234567', 'Validated', '', 1, 1, 1, 1, 1, 0.1, NULL, 0, 0, 'high_speed' "
             "FROM generate_series(1, 5000) n",
             (digest,),
         )
@@ -139,11 +139,15 @@ def test_a_server_killed_and_started_again_is_used_again(
         library = SqlLibrary(facts["url"], tmp_path / "blobs")
         one = sample()
         one.enter(library)
+        assert library.query(KernelQuery(one.interface, one.hardware)) == []
         os.kill(parts.server_pid(home), signal.SIGKILL)
         parts.stop(home)
         with pytest.raises(LibraryUnavailable, match="is the server up"):
+            library.query(KernelQuery(one.interface, one.hardware))
+        with pytest.raises(LibraryUnavailable, match="is the server up"):
             library.reject(one.id, "wrong")
         real_postgres.begin(home, facts["port"])
+        assert library.query(KernelQuery(one.interface, one.hardware)) == []
         assert library.record(one.id).state is State.PENDING_BUILD
         assert library.reject(one.id, "wrong") is State.REJECTED
         library.close()

@@ -234,4 +234,5 @@ def test_the_offer_query_uses_its_index(library: SqlLibrary, sample: Callable[..
                 for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("x",) * len(asked.positiontup))
             )
         assert "SEARCH artifacts USING INDEX ix_artifacts_offer" in plan
-        assert "SCAN" not in plan
+        # All it reads from its beginning to its end is what it found by then.
+        assert "SCAN" not in plan.replace("SCAN hits", "")

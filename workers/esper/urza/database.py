@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Dialect, Engine, Select
 from sqlalchemy.dialects import postgresql as postgresql_dialect
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.engine import URL, make_url
@@ -32,11 +32,30 @@ class Backend(Protocol):
     def engines(self) -> tuple[Engine, Engine, Engine]:
         """For reading, for writing and for asking once, all on one pool."""
 
+    def alone(self, connection: Any, alone: bool) -> None:
+        """Have the driver's connection send a question without a transaction around it, or stop that."""
+
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Take a lock known to all processes by its name until the transaction ends."""
 
     def explained(self, cause: BaseException | None) -> LibraryError:
         """The library's error for one of the driver's."""
+
+
+class Prepared:
+    """A statement as the driver takes it. Writing it anew costs more than most answers do."""
+
+    def __init__(self, dialect: Dialect, asked: Select[*tuple[Any, ...]]) -> None:
+        compiled = asked.compile(dialect=dialect)
+        self.text = str(compiled)
+        self._order = getattr(compiled, "positiontup", None) if compiled.positional else None
+        self._names = tuple(compiled.params)
+
+    def given(self, values: Mapping[str, Any]) -> Any:
+        """The values as the driver takes them."""
+        if self._order is not None:
+            return tuple(values[name] for name in self._order)
+        return {name: values[name] for name in self._names}
 
 
 class Database:
@@ -53,6 +72,7 @@ class Database:
         self._backend = _backend(url, busy_seconds)
         self.place = self._backend.place
         self.engine, self._writer, self._asker = self._backend.engines()
+        self._failures = self.engine.dialect.loaded_dbapi.Error
 
     @property
     def shared(self) -> bool:
@@ -70,6 +90,34 @@ class Database:
         """For a single question, which sees one state by itself; two of them may see two."""
         with self._translated(), self._asker.connect() as connection, connection.begin():
             yield connection
+
+    def rows(self, question: Prepared, values: Mapping[str, Any]) -> list[Any]:
+        """Every row of one question, which sees one state by itself as with ``asking``.
+
+        Straight from the driver: for a question that is asked again and again, what lies above it costs more than it.
+        """
+        with self._translated():
+            pooled = self.engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        try:
+            self._backend.alone(connection, True)
+            cursor = pooled.cursor()
+            cursor.execute(question.text, question.given(values))
+            found = list(cursor.fetchall())
+            cursor.close()
+            self._backend.alone(connection, False)
+        except self._failures as error:
+            # Whatever state it is in, the next question gets a new one; and so do all when it was the server that went.
+            gone = self.engine.dialect.is_disconnect(error, connection, None)
+            pooled.invalidate(error)
+            if gone:
+                self.engine.dispose()
+            raise self._backend.explained(error) from error
+        except BaseException:
+            pooled.invalidate()
+            raise
+        pooled.close()
+        return found
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Dialect, Text, bindparam, select
 from sqlalchemy.orm import Session
 
 from esper.urza import checks
-from esper.urza.database import insert_if_absent
+from esper.urza.database import Database, Prepared, insert_if_absent
 from esper.urza.library import ArtifactFile, Change, FieldReport, Report, State
 from esper.urza.models import ChangeRow, FieldReportRow, FileRow, ReportRow
+
+_FILES = (
+    select(FileRow.name, FileRow.digest, FileRow.size)
+    .where(FileRow.artifact_id == bindparam("artifact_id", type_=Text))
+    .order_by(FileRow.name)
+)
 
 
 def files(connection: Connection, artifact_id: str) -> list[ArtifactFile]:
     """See ``Library.files``."""
-    asked = select(FileRow.name, FileRow.digest, FileRow.size).where(FileRow.artifact_id == artifact_id)
-    return [ArtifactFile(*row) for row in connection.execute(asked.order_by(FileRow.name))]
+    return [ArtifactFile(*row) for row in connection.execute(_FILES, {"artifact_id": artifact_id})]
+
+
+def files_now(database: Database, artifact_id: str) -> list[ArtifactFile]:
+    """The same as a question of its own."""
+    rows = database.rows(_prepared_files(database.engine.dialect), {"artifact_id": artifact_id})
+    return [ArtifactFile(*row) for row in rows]
+
+
+@lru_cache(maxsize=8)
+def _prepared_files(dialect: Dialect) -> Prepared:
+    return Prepared(dialect, _FILES)
 
 
 def reports(connection: Connection, artifact_id: str) -> list[Report]:

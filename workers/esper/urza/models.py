@@ -79,8 +79,9 @@ class ParentRow(Base):
 class ArtifactRow(Base):
     """A kernel: one design for one interface, hardware, strategy and toolchain, and how far it is.
 
-    The numbers of the report that decided are copied here, where queries look; ``report`` is its row (no foreign key:
-    reports refer to artifacts already). ``number`` stands for the artifact in the seed state tensor.
+    Numbers and tags (sorted, a space between them) of the report that decided are copied here, where queries look;
+    ``report`` is its row (no foreign key: reports refer to artifacts already). ``number`` stands for the artifact in
+    the seed state tensor.
     """
 
     __tablename__ = "artifacts"
@@ -110,6 +111,7 @@ class ArtifactRow(Base):
     report: Mapped[int | None] = mapped_column(RowNumber)
     created_at: Mapped[int] = mapped_column(BigInteger)
     changed_at: Mapped[int] = mapped_column(BigInteger)
+    tags: Mapped[str] = mapped_column(Text, default="", server_default="")
 
 
 class FileRow(Base):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -18,13 +18,13 @@ from sqlalchemy import (
     bindparam,
     false,
     func,
-    literal_column,
     or_,
     select,
 )
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from esper.urza import checks
+from esper.urza.database import Database, Prepared
 from esper.urza.errors import InvalidEntry, UnknownArtifact
 from esper.urza.library import Count, KernelQuery, KernelRecord, State
 from esper.urza.models import ArtifactRow, BlueprintNameRow, BlueprintRow, ReportRow, TagRow
@@ -36,12 +36,26 @@ _ORDER = {strategy: number for number, strategy in enumerate(STRATEGIES)}
 _STATES = {state.value: state for state in State}
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """An artifact's record but for its report, which is the JSON text that was stored (``None``: there is none)."""
+class Offer(msgspec.Struct, frozen=True):
+    """An artifact's record with its report as the JSON text that was stored, if there is one; ready to be written."""
 
-    record: KernelRecord
-    report: str | None
+    artifact_id: str
+    blueprint: str
+    strategy: str
+    state: str
+    ratio: float | None
+    latency_ms: float | None
+    memory_mb: float | None
+    tags: Sequence[str]
+    risk: float
+    flops: int
+    parameters: int
+    hardware: str
+    toolchain: str
+    cause: str
+    approved: bool
+    blueprint_digest: str
+    report: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 def one(connection: Connection, artifact_id: str) -> KernelRecord:
@@ -73,9 +87,7 @@ def in_states(
     conditions: list[ColumnElement[bool]] = [ArtifactRow.state.in_(wanted)] if wanted else []
     if after:
         conditions.append(ArtifactRow.artifact_id > after)
-    asked = statement(conditions)
-    if limit is not None:
-        asked = asked.order_by(ArtifactRow.artifact_id).limit(limit)
+    asked = statement(conditions, limit=limit)
     return _records(sorted(_rows(connection.execute(asked)), key=lambda row: row.artifact_id))
 
 
@@ -89,24 +101,37 @@ def counts(connection: Connection, states: Iterable[State]) -> list[Count]:
     return [Count(_STATES[row[0]], row[1], row[2], row[3]) for row in connection.execute(asked)]
 
 
-def matching(connection: Connection, query: KernelQuery) -> list[KernelRecord]:
+def matching(database: Database, query: KernelQuery) -> list[KernelRecord]:
     """See ``Library.query``."""
-    return _records(_matching(connection, query))
+    return _records(_matching(database, query))
 
 
-def offered(connection: Connection, query: KernelQuery) -> list[Offer]:
-    """The same with the reports as they are stored, for those who only pass them on."""
-    return [Offer(_record(row, {}), row.report) for row in _matching(connection, query)]
+def offered(database: Database, query: KernelQuery, reports: bool) -> list[Offer]:
+    """The same with the reports as they are stored, or without, for those who only pass them on."""
+    return [_offer(row, reports) for row in _matching(database, query)]
 
 
-def _matching(connection: Connection, query: KernelQuery) -> list[_Row]:
+def _offer(row: _Row, reports: bool) -> Offer:
+    (
+        artifact_id, strategy, state, ratio, latency_ms, memory_mb, risk, flops, parameters, hardware, toolchain, cause,
+        tags, digest, approved, blueprint, report,
+    ) = row  # fmt: skip
+    return Offer(
+        artifact_id, blueprint, strategy, state, ratio, latency_ms, memory_mb, tags.split(), risk, flops, parameters,
+        hardware, toolchain, cause, bool(approved), digest,
+        msgspec.Raw(report) if reports and report is not None else msgspec.UNSET,
+    )  # fmt: skip
+
+
+def _matching(database: Database, query: KernelQuery) -> list[_Row]:
     values = _values(query)
     names = values["names"]
     shape = Shape(
         values["toolchain"] is not None, len(values["strategies"]), len(values["tags"]),
         None if names is None else len(names),
     )  # fmt: skip
-    found = _rows(_prepared(connection.dialect, shape).run(connection, _flat(values)), frozenset(names or ()))
+    prepared = _prepared(database.engine.dialect, shape)
+    found = _rows(database.rows(prepared, _flat(values)), frozenset(names or ()))
     found.sort(key=lambda row: (row.blueprint, _ORDER[row.strategy], row.artifact_id))
     return found[: query.limit]
 
@@ -179,56 +204,46 @@ def _one_of(column: InstrumentedAttribute[str], kind: str, count: int) -> Column
     return or_(false(), *(column == bindparam(f"{kind}_{number}", type_=Text) for number in range(count)))
 
 
-class _Prepared:
-    """A statement as the driver takes it. Writing it anew costs more than most answers do."""
-
-    def __init__(self, dialect: Dialect, asked: Select[Any]) -> None:
-        compiled = asked.compile(dialect=dialect)
-        self._text = str(compiled)
-        self._order = getattr(compiled, "positiontup", None) if compiled.positional else None
-        self._names = tuple(compiled.params)
-
-    def run(self, connection: Connection, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
-        """Every row; the values go to the driver as parameters."""
-        given: Any
-        if self._order is not None:
-            given = tuple(values[name] for name in self._order)
-        else:
-            given = {name: values[name] for name in self._names}
-        return connection.exec_driver_sql(self._text, given).all()
-
-
 @lru_cache(maxsize=256)
-def _prepared(dialect: Dialect, shape: Shape) -> _Prepared:
-    return _Prepared(dialect, question(shape))
+def _prepared(dialect: Dialect, shape: Shape) -> Prepared:
+    return Prepared(dialect, question(shape))
 
 
-def statement(conditions: Sequence[ColumnElement[bool]], called: ColumnElement[bool] | None = None) -> Select[Any]:
-    """Artifacts with tags, name and the report that decided, in one question and no order.
+def statement(
+    conditions: Sequence[ColumnElement[bool]], called: ColumnElement[bool] | None = None, limit: int | None = None
+) -> Select[Any]:
+    """Artifacts with name and the report that decided, in one question and no order; the first by id up to a limit.
 
     Asked for an order, a database would rather walk an index that has it than use the one that finds few rows. The
     smallest name stands for a design that has several, of those ``called`` so if it has one of them.
     """
-    tags = (
-        select(func.aggregate_strings(TagRow.tag, literal_column("' '")))  # type: ignore[arg-type]  # takes any element
-        .where(TagRow.artifact_id == ArtifactRow.artifact_id)
-        .correlate(ArtifactRow)
-        .scalar_subquery()
-    )
-    name = select(func.min(BlueprintNameRow.name)).where(BlueprintNameRow.blueprint == ArtifactRow.blueprint)
+    found = (
+        select(
+            ArtifactRow.artifact_id, ArtifactRow.strategy, ArtifactRow.state, ArtifactRow.ratio, ArtifactRow.latency_ms,
+            ArtifactRow.memory_mb, ArtifactRow.risk, ArtifactRow.flops, ArtifactRow.parameters, ArtifactRow.hardware,
+            ArtifactRow.toolchain, ArtifactRow.cause, ArtifactRow.tags, ArtifactRow.blueprint, ArtifactRow.report,
+        )
+        .where(*conditions)
+    )  # fmt: skip
+    if limit is not None:
+        found = found.order_by(ArtifactRow.artifact_id).limit(limit)
+    hits = found.cte("hits")
+    name = select(func.min(BlueprintNameRow.name)).where(BlueprintNameRow.blueprint == BlueprintRow.digest)
     if called is not None:
         name = name.where(called)
-    columns = (
-        ArtifactRow.artifact_id, ArtifactRow.strategy, ArtifactRow.state, ArtifactRow.ratio, ArtifactRow.latency_ms,
-        ArtifactRow.memory_mb, ArtifactRow.risk, ArtifactRow.flops, ArtifactRow.parameters, ArtifactRow.hardware,
-        ArtifactRow.toolchain, ArtifactRow.cause, ArtifactRow.blueprint, BlueprintRow.approved,
-        name.correlate(ArtifactRow).scalar_subquery(), tags, ReportRow.body,
-    )  # fmt: skip
+    designs = (
+        select(BlueprintRow.digest, BlueprintRow.approved, name.correlate(BlueprintRow).scalar_subquery().label("name"))
+        .where(BlueprintRow.digest.in_(select(hits.c.blueprint)))
+        .cte("designs")
+        # There, each design is looked up once, however many of its artifacts were found; SQLite has a fast way to each.
+        .prefix_with("MATERIALIZED", dialect="postgresql")
+    )
+    columns = [column for column in hits.c if column is not hits.c.report]
     return (
-        select(*columns)
-        .join(BlueprintRow, BlueprintRow.digest == ArtifactRow.blueprint)
-        .outerjoin(ReportRow, ReportRow.id == ArtifactRow.report)
-        .where(*conditions)
+        select(*columns, designs.c.approved, designs.c.name, ReportRow.body)
+        .select_from(hits)
+        .join(designs, designs.c.digest == hits.c.blueprint)
+        .outerjoin(ReportRow, ReportRow.id == hits.c.report)
     )
 
 
@@ -247,10 +262,10 @@ class _Row(NamedTuple):
     hardware: str
     toolchain: str
     cause: str
+    tags: str
     digest: str
     approved: bool
     blueprint: str
-    tags: str | None
     report: str | None
 
 
@@ -272,10 +287,10 @@ def _records(rows: Sequence[_Row]) -> list[KernelRecord]:
 def _record(row: _Row, report: Mapping[str, Any]) -> KernelRecord:
     (
         artifact_id, strategy, state, ratio, latency_ms, memory_mb, risk, flops, parameters, hardware, toolchain, cause,
-        digest, approved, blueprint, tags, _,
+        tags, digest, approved, blueprint, _,
     ) = row  # fmt: skip
     return KernelRecord(
         artifact_id, blueprint, strategy, _STATES[state], ratio, latency_ms, memory_mb,
-        tuple(sorted(tags.split(" "))) if tags else (), risk, flops, parameters, report, hardware, toolchain, cause,
+        tuple(tags.split()), risk, flops, parameters, report, hardware, toolchain, cause,
         bool(approved), digest,
     )  # fmt: skip

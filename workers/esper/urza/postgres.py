@@ -72,6 +72,10 @@ class Postgres:
         asking = engine.execution_options(isolation_level="AUTOCOMMIT")
         return reading, engine.execution_options(isolation_level="READ COMMITTED"), asking
 
+    def alone(self, connection: psycopg.Connection[object], alone: bool) -> None:
+        """Have the driver's connection send a question without a transaction around it, or stop that."""
+        connection.autocommit = alone
+
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Take a lock known to all processes by its name until the transaction ends."""
         number = int.from_bytes(hashlib.sha256(f"urza {name}".encode()).digest()[:8], "big", signed=True)

@@ -11,7 +11,7 @@ from sqlalchemy.sql import column
 from esper.urza.database import Database
 from esper.urza.errors import LibraryError, SchemaTooNew, SchemaTooOld
 
-HEAD = "0002"
+HEAD = "0003"
 """The schema this version works with; a test compares it with the migrations."""
 SCHEMA_LOCK = "schema"
 MIGRATIONS = Path(__file__).parent / "migrations"

@@ -210,13 +210,11 @@ class SqlLibrary:
 
     def query(self, query: KernelQuery) -> list[KernelRecord]:
         """See ``Library.query``."""
-        with self._database.asking() as connection:
-            return offers.matching(connection, query)
+        return offers.matching(self._database, query)
 
-    def offered(self, query: KernelQuery) -> list[offers.Offer]:
-        """The answer to a query with the reports as they are stored, for those who only pass them on."""
-        with self._database.asking() as connection:
-            return offers.offered(connection, query)
+    def offered(self, query: KernelQuery, reports: bool) -> list[offers.Offer]:
+        """The answer to a query with the reports as they are stored, or without, for those who only pass it on."""
+        return offers.offered(self._database, query, reports)
 
     def files(self, artifact_id: str | ArtifactId) -> list[ArtifactFile]:
         """See ``Library.files``."""
@@ -228,11 +226,10 @@ class SqlLibrary:
     def to_fetch(self, artifact_id: str | ArtifactId) -> list[ArtifactFile]:
         """The same, for those who want them: raises ``UnknownArtifact`` when there are none (yet, or any more)."""
         identity = str(checks.artifact_id(artifact_id))
-        with self._database.reading() as connection:
-            files = logbook.files(connection, identity)
-            if not files:
-                state = offers.one(connection, identity).state
-                raise UnknownArtifact(f"artifact {identity}: is {state.value}, there is nothing to fetch")
+        files = logbook.files_now(self._database, identity)
+        if not files:
+            state = self.record(identity).state
+            raise UnknownArtifact(f"artifact {identity}: is {state.value}, there is nothing to fetch")
         return files
 
     def fetch(self, artifact_id: str | ArtifactId, into: Path | str) -> Path:

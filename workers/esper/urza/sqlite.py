@@ -38,6 +38,9 @@ class Sqlite:
         event.listen(engine, "begin", _begin)
         return engine, engine.execution_options(**{_WRITES: True}), engine
 
+    def alone(self, connection: sqlite3.Connection, alone: bool) -> None:
+        """Nothing to do: the driver begins no transactions."""
+
     def lock(self, connection: Connection, name: str, shared: bool) -> None:
         """Nothing to do: whoever writes is alone."""
 

@@ -170,6 +170,7 @@ def store_report(session: Session, artifact_id: str, verdict: State, report: Che
             ratio=report.ratio,
             latency_ms=report.latency_ms,
             memory_mb=report.memory_mb,
+            tags=" ".join(sorted(report.tags)),
             **({} if report.risk is None else {"risk": report.risk}),
         )
     )

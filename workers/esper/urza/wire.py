@@ -5,10 +5,12 @@ Requests are strict: an unknown field, a number that is none, or a text where a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from esper.urza.errors import InvalidEntry
@@ -232,6 +234,34 @@ def record_in(data: Mapping[str, Any]) -> KernelRecord:
     known = {name: data[name] for name in _RECORD}
     known["state"], known["tags"] = State(known["state"]), tuple(known["tags"])
     return KernelRecord(**known, report=data.get("report") or {})
+
+
+def offers_out(records: Sequence[msgspec.Struct], following: int | None) -> bytes:
+    """A query's answer as JSON; reports are passed on as they were stored."""
+    return msgspec.json.encode({"records": records, "next": following})
+
+
+class Offered(msgspec.Struct):
+    """The answer to a query: records with the reports that were asked for, and where the next page begins."""
+
+    records: list[KernelRecord]
+    next: int | None
+
+
+_OFFERED = msgspec.json.Decoder(Offered)
+
+
+def offers_in(data: bytes) -> Offered:
+    """A query's answer from JSON; raises ``ValueError`` when it is none."""
+    try:
+        return _OFFERED.decode(data)
+    except msgspec.MsgspecError:
+        # A report may hold what only Python's own reader takes, such as half a surrogate pair.
+        said = json.loads(data)
+        try:
+            return Offered([record_in(item) for item in said["records"]], said["next"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a query's answer: {error}") from error
 
 
 def report_out(report: Report) -> dict[str, Any]:

@@ -196,10 +196,10 @@ class RemoteLibrary:
         found: dict[str, KernelRecord] = {}
         offset: int | None = 0
         while offset is not None and (query.limit is None or len(found) < max(1, query.limit)):
-            said = self._service.call("POST", f"{ROOT}/kernels/query", {**body, "offset": offset})
-            for item in said["records"]:
-                found.setdefault(item["artifact_id"], wire.record_in(item))
-            offset = said["next"]
+            page = self._service.call("POST", f"{ROOT}/kernels/query", {**body, "offset": offset}, read=wire.offers_in)
+            for record in page.records:
+                found.setdefault(record.artifact_id, record)
+            offset = page.next
         return list(found.values())[: query.limit]
 
     def files(self, artifact_id: str | ArtifactId) -> list[ArtifactFile]:

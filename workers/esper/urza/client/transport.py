@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import ssl
 import time
@@ -11,11 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
 
-import httpx
+import urllib3
+from urllib3.exceptions import HTTPError
 
 from esper.errors import LibraryError
 from esper.urza import errors
+from esper.urza.blobs import CHUNK
 from esper.urza.errors import AccessDenied, InvalidEntry, LibraryUnavailable, NotFound, TooManyRequests
 
 T = TypeVar("T")
@@ -61,37 +65,43 @@ class Transport:
         self, url: str, token: Callable[[], str], settings: TransportSettings, ca_file: Path | None = None
     ) -> None:
         self.url, self._token, self.settings = url.rstrip("/"), token, settings
-        options: dict[str, Any] = {
-            "timeout": httpx.Timeout(settings.read, connect=settings.connect),
-            "limits": httpx.Limits(
-                max_connections=settings.connections, max_keepalive_connections=settings.connections,
-                keepalive_expiry=20.0,
-            ),
-            "follow_redirects": False,
-            "trust_env": False,
-        }  # fmt: skip
-        options["verify"] = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
-        self._service = httpx.Client(base_url=self.url, **options)
-        # Signed addresses carry their own permission; the token is the service's business only.
-        self._store = httpx.Client(**options)
+        self._pool = urllib3.PoolManager(
+            maxsize=settings.connections,
+            block=True,
+            timeout=urllib3.Timeout(connect=settings.connect, read=settings.read),
+            retries=False,
+            ssl_context=ssl.create_default_context(cafile=str(ca_file) if ca_file else None),
+        )
+        # Asked for with every request, so it is looked up once.
+        self._service = self._pool.connection_from_url(self.url)
+        self._root = urlsplit(self.url).path
 
     def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, Any] | None = None,
+        *,
+        read: Callable[[bytes], Any] = json.loads,
     ) -> Any:
-        """The JSON a request is answered with.
+        """What a request is answered with, as ``read`` finds it in the answer's JSON (``ValueError``: it is none).
 
         Raises:
             LibraryError: of the kind the service names; ``LibraryUnavailable`` when it can't be reached for too long.
         """
         content = None if body is None else _encoded(body)
         headers = {} if content is None else {"Content-Type": "application/json"}
+        target = f"{path}?{urlencode(query, doseq=True)}" if query else path
 
         def ask() -> Any:
-            held = headers | self._authorization()
-            answer = self._service.request(
-                method, path, content=content, headers=held, params=dict(query or {}) or None
-            )
-            return _parsed(self._checked(answer))
+            data = self._checked(self._ask(method, target, content, headers)).data
+            try:
+                return read(data)
+            except ValueError as error:
+                raise LibraryError(
+                    f"{self.url}: answered something that is not JSON of this version; is this the right URL?"
+                ) from error
 
         return self.insist(ask)
 
@@ -99,30 +109,32 @@ class Transport:
         """Put bytes where the service said; raises ``InvalidEntry`` when they do not have the digest they must."""
 
         def put() -> None:
-            client, own = (self._service, self._authorization()) if url.startswith("/") else (self._store, {})
-            with _opened(data) as content:
-                answer = client.put(url, content=content, headers={**headers, **own})
+            with _opened(data) as (content, size):
+                answer = self._ask("PUT", url, content, {**headers, "Content-Length": str(size)})
             if url.startswith("/"):
                 self._checked(answer)
-            elif answer.status_code == 400:
+            elif answer.status == 400:
                 raise InvalidEntry("upload: the store got other bytes than were announced; read the artifact again")
-            elif answer.status_code != 412 and not answer.is_success:  # 412: somebody else has put the same
-                raise LibraryUnavailable(f"{httpx.URL(url).host}: the object store answered {answer.status_code}")
+            elif answer.status != 412 and not _success(answer):  # 412: somebody else has put the same
+                raise LibraryUnavailable(f"{urlsplit(url).hostname}: the object store answered {answer.status}")
 
         self.insist(put)
 
     def download(self, url: str) -> Iterator[bytes]:
         """Bytes from where the service said; raises ``LibraryUnavailable`` when they break off."""
-        client, own = (self._service, self._authorization()) if url.startswith("/") else (self._store, {})
         try:
-            with client.stream("GET", url, headers=own) as answer:
-                if url.startswith("/") and not answer.is_success:
-                    answer.read()
-                    self._checked(answer)
-                if not answer.is_success:
-                    raise LibraryUnavailable(f"{httpx.URL(url).host}: the object store answered {answer.status_code}")
-                yield from answer.iter_raw()
-        except httpx.HTTPError as error:
+            answer = self._ask("GET", url, None, {}, preload_content=False)
+            try:
+                if not _success(answer):
+                    if url.startswith("/"):
+                        self._checked(answer)
+                    raise LibraryUnavailable(f"{urlsplit(url).hostname}: the object store answered {answer.status}")
+                yield from answer.stream(CHUNK, decode_content=False)
+            finally:
+                # What was not read to its end is of no further use.
+                answer.close()
+                answer.release_conn()
+        except HTTPError as error:
             raise self._away(error) from error
 
     def insist(self, action: Callable[[], T]) -> T:
@@ -132,7 +144,7 @@ class Transport:
         while True:
             try:
                 return action()
-            except httpx.HTTPError as error:
+            except HTTPError as error:
                 failure: LibraryUnavailable = self._away(error)
             except LibraryUnavailable as error:
                 failure = error
@@ -144,29 +156,42 @@ class Transport:
 
     def close(self) -> None:
         """Close idle connections."""
-        self._service.close()
-        self._store.close()
+        self._pool.clear()
 
-    def _authorization(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token()}"}
+    def _ask(
+        self, method: str, url: str, content: Any, headers: Mapping[str, str], *, preload_content: bool = True
+    ) -> urllib3.BaseHTTPResponse:
+        """One attempt, at the service for a path, elsewhere for an address."""
+        options: dict[str, Any] = {"redirect": False, "preload_content": preload_content}
+        if not url.startswith("/"):
+            # Signed addresses carry their own permission; the token is the service's business only.
+            return self._pool.request(method, url, body=content, headers=dict(headers), **options)
+        held = {**headers, "Authorization": f"Bearer {self._held()}"}
+        return self._service.urlopen(method, self._root + url, content, held, **options)
 
-    def _checked(self, answer: httpx.Response) -> httpx.Response:
-        if answer.is_success:
+    def _held(self) -> str:
+        token = self._token()
+        if not (token.isascii() and token.isprintable()):
+            raise AccessDenied(f"{self.url}: the token to send has characters that no token has")
+        return token
+
+    def _checked(self, answer: urllib3.BaseHTTPResponse) -> urllib3.BaseHTTPResponse:
+        if _success(answer):
             return answer
         try:
-            said = answer.json()["error"]
+            said = json.loads(answer.data)["error"]
             code, message = str(said["code"]), f"{said['message']} (trace {said['trace_id']})"
         except (ValueError, KeyError, TypeError):
-            code = NotFound.__name__ if answer.status_code == 404 else ""
-            message = f"{self.url}: answered {answer.status_code} without saying why"
-        if answer.status_code in (401, 403):
+            code = NotFound.__name__ if answer.status == 404 else ""
+            message = f"{self.url}: answered {answer.status} without saying why"
+        if answer.status in (401, 403):
             raise AccessDenied(message)
-        if answer.status_code in _AWAY:
-            raise (TooManyRequests if answer.status_code == 429 else LibraryUnavailable)(message)
+        if answer.status in _AWAY:
+            raise (TooManyRequests if answer.status == 429 else LibraryUnavailable)(message)
         kind = getattr(errors, code, LibraryError)
         raise kind(message) if isinstance(kind, type) and issubclass(kind, LibraryError) else LibraryError(message)
 
-    def _away(self, error: httpx.HTTPError) -> LibraryUnavailable:
+    def _away(self, error: HTTPError) -> LibraryUnavailable:
         what = type(error).__name__
         return LibraryUnavailable(f"{self.url}: the library's service can't be reached ({what}); is it up?")
 
@@ -178,17 +203,15 @@ def _encoded(body: Mapping[str, Any]) -> bytes:
         raise InvalidEntry(f"request: can't be written as JSON ({error})") from error
 
 
-def _parsed(answer: httpx.Response) -> Any:
-    try:
-        return answer.json()
-    except ValueError as error:
-        raise LibraryError(f"{answer.url.host}: answered something that is not JSON; is this the right URL?") from error
+def _success(answer: urllib3.BaseHTTPResponse) -> bool:
+    return 200 <= answer.status < 300
 
 
 @contextmanager
-def _opened(data: bytes | Path) -> Iterator[Any]:
+def _opened(data: bytes | Path) -> Iterator[tuple[Any, int]]:
+    """What to send, and how many bytes that is."""
     if isinstance(data, Path):
         with data.open("rb") as file:
-            yield file
+            yield file, os.fstat(file.fileno()).st_size
     else:
-        yield data
+        yield data, len(data)

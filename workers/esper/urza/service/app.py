@@ -17,6 +17,7 @@ from esper.errors import LibraryError
 from esper.urza.blobs import BlobStore
 from esper.urza.s3 import S3Blobs
 from esper.urza.service import problems, routes
+from esper.urza.service.direct import Direct
 from esper.urza.service.files import Files
 from esper.urza.service.gate import Gate
 from esper.urza.service.metrics import Metrics
@@ -45,8 +46,8 @@ def create_app(
     _health(app, library, tokens, metrics)
     _errors(app)
     return Gate(
-        app, tokens, metrics, per_minute=settings.requests_per_minute, json_bytes=settings.max_json_bytes,
-        blob_bytes=settings.max_blob_bytes,
+        Direct(app, library), tokens, metrics, per_minute=settings.requests_per_minute,
+        json_bytes=settings.max_json_bytes, blob_bytes=settings.max_blob_bytes,
     )  # fmt: skip
 
 
@@ -102,14 +103,13 @@ def _state_of(library: SqlLibrary, tokens: Tokens) -> dict[str, str]:
 
 def _errors(app: FastAPI) -> None:
     def problem(request: Request, status: int, code: str, message: str) -> Response:
-        data = problems.body(code, message, request.state.trace_id)
-        return Response(data, status, dict(problems.headers_of(status)), "application/json")
+        return problems.answer(status, code, message, request.state.trace_id)
 
     @app.exception_handler(LibraryError)
     async def library_error(request: Request, error: LibraryError) -> Response:
         if isinstance(error, routes.NotUploaded):
             return problem(request, 409, "BlobMissing", str(error))
-        return problem(request, problems.status_of(error), type(error).__name__, str(error))
+        return problems.response(error, request.state.trace_id)
 
     @app.exception_handler(HTTPException)
     async def framework_error(request: Request, error: HTTPException) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from esper.errors import LibraryError
 from esper.urza.errors import (
@@ -68,6 +69,16 @@ def code_of(status: int) -> str:
 def body(code: str, message: str, trace_id: str) -> bytes:
     """The error body; plain ASCII, whatever the message quotes."""
     return encoded({"error": {"code": code, "message": message[:4000], "trace_id": trace_id}})
+
+
+def answer(status: int, code: str, message: str, trace_id: str) -> Response:
+    """An error as it is answered."""
+    return Response(body(code, message, trace_id), status, dict(headers_of(status)), "application/json")
+
+
+def response(error: LibraryError, trace_id: str) -> Response:
+    """The answer a library error stands for."""
+    return answer(status_of(error), type(error).__name__, str(error), trace_id)
 
 
 def encoded(value: Any) -> bytes:

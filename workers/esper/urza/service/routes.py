@@ -43,6 +43,14 @@ def answer(value: Any, status: int = 200) -> Response:
     return Response(problems.encoded(value), status, media_type="application/json")
 
 
+def offered(library: SqlLibrary, asked: wire.Query) -> bytes:
+    """The answer to a query."""
+    found = library.offered(asked.question(), asked.reports)
+    page = found[asked.offset : asked.offset + asked.limit]
+    following = asked.offset + len(page)
+    return wire.offers_out(page, following if following < len(found) else None)
+
+
 def allowed(*roles: str) -> dict[str, Any]:
     """Let in callers with one of these roles, and say so in the OpenAPI document."""
 
@@ -101,19 +109,7 @@ def _blueprints(api: APIRouter, library: SqlLibrary) -> None:
 def _artifacts(api: APIRouter, library: SqlLibrary) -> None:
     @api.post("/kernels/query", **allowed(*READ), summary="Certified kernels that fit a slot")
     def query(asked: wire.Query) -> Response:
-        found = library.offered(asked.question())
-        page = found[asked.offset : asked.offset + asked.limit]
-        records = []
-        for offer in page:
-            text = problems.encoded(wire.record_out(offer.record))
-            # The report is JSON already; it is passed on as it was stored.
-            if asked.reports and offer.report is not None:
-                text = text[:-1] + b',"report":' + offer.report.encode("ascii") + b"}"
-            records.append(text)
-        following = asked.offset + len(page)
-        more = str(following).encode() if following < len(found) else b"null"
-        data = b'{"records":[' + b",".join(records) + b'],"next":' + more + b"}"
-        return Response(data, media_type="application/json")
+        return Response(offered(library, asked), media_type="application/json")
 
     @api.post("/artifacts", **allowed(*ENTER), summary="Ask for an artifact to be built")
     def begin(asked: wire.Begin) -> Response:
