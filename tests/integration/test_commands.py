@@ -128,6 +128,25 @@ def test_news_of_every_epoch_and_seed_and_the_bits_of_a_run_that_tells_nobody(
     assert digest(one) == undisturbed
 
 
+def test_who_follows_a_run_hears_how_its_last_seeds_were_settled(
+    tmp_path: Path, shelf: Shelf, bus: Bus, keys: Keys
+) -> None:
+    """The last epoch leaves a seed on trial; the verdict comes after it."""
+    audience = Audience(bus, keys)
+    late = fixed("blocks.0", "conv_block", epoch=7, judge={"cooldownSteps": 8})
+    one = go_on(late, tmp_path, shelf, bus, keys)
+    one.train()
+    assert one.outside.herald is not None
+    assert one.outside.herald.finish(30) == 0
+    audience.listen()
+    assert audience.epochs == [*range(1, 13), 12]
+    packets = [payload for _, payload in audience.heard["system.events.epoch"]]
+    before, last = ([Stage(seed.stage) for seed in packet.seeds] for packet in packets[-2:])
+    assert before != last == [seed.stage for seed in one.bank.seeds.values()]
+    assert len(set(audience.ids)) == len(audience.ids)
+    leave(one)
+
+
 def test_pause_waits_without_a_step_and_outlives_the_process(
     tmp_path: Path, shelf: Shelf, bus: Bus, keys: Keys, undisturbed: str
 ) -> None:

@@ -107,6 +107,38 @@ def test_a_seed_at_another_stage_is_told_at_once_and_other_epochs_wait(
         assert reached(kube, epoch)["seeds"]["entries"][0]["stage"] == stage.removeprefix("STAGE_")
 
 
+def test_how_the_last_epochs_seeds_were_settled_is_told(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+
+    def seed(stage: str) -> list[SeedState]:
+        return [SeedState(seed_id="blocks.0/0", slot="blocks.0", stage=f"STAGE_{stage}", blueprint="conv")]
+
+    for stage in ("EVALUATING", "FOSSILIZED"):
+        trainer.say("grow", 20, 0.8, seeds=seed(stage))
+        eventually(lambda stage=stage: reached(kube, 20)["seeds"]["entries"][0]["stage"] == stage)
+    assert kube.status()["progress"] == "100%"
+
+
+def test_what_a_run_said_that_has_ended_since_is_told(
+    kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
+) -> None:
+    """As when the broker was away at the end of a run."""
+    trainer = Trainer(bus, tmp_path, "trainer")
+    operators.start(**broker)
+    kube.run(preRunningDeadlineSeconds=1)
+    before = kube.reason("PreRunningDeadlineExceeded")
+    trainer.say("grow", 20, 0.9)
+    status = reached(kube, 20)
+    assert (status["progress"], status["best"]["text"]) == ("100%", "accuracy=0.9")
+    same = ("phase", "reason", "message", "conditions", "finishedAt")
+    assert {name: status[name] for name in same} == {name: before[name] for name in same}
+
+
 def test_news_that_nobody_trusts_is_not_told(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import charts
 import real_images
 from clusters import Kube, eventually, install_crds, namespace
 from copies import copied
+from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.urza import RemoteLibrary
 from real_installation import BUCKETS, DATABASE_PORT, HOST, OBJECTS_PORT, Site
 
@@ -78,6 +79,7 @@ class Installed(Kube):
                 "extraVolumeMounts": [packages],
             },
             "training": {"runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}}},
+            "pools": {"hardware": hardware_target(), "toolchain": toolchain_hash()},
             "operator": part,
             "urza": part | {
                 "database": {
@@ -143,13 +145,14 @@ class Installed(Kube):
         """A library on this machine with what the installation's holds."""
         spec = {"spec": {"audiences": ["esper-urza"]}}
         token = self.core.create_namespaced_service_account_token("esper-dispatcher", self.namespace, spec)
-        service = self.core.read_namespaced_service("esper-urza", self.namespace)
+        # The node has no route to the addresses of Services.
+        pod = self.of("urza")[0].status.pod_ip
         keys = {}
         for name in ("built", "validated"):
             secret = self.core.read_namespaced_secret(f"esper-signing-{name}", self.namespace)
             keys[name] = base64.b64decode(secret.data["key.pem"])
         with self.site.network():
-            theirs = RemoteLibrary(f"http://{service.spec.cluster_ip}:8460", token.status.token)
+            theirs = RemoteLibrary(f"http://{pod}:8460", token.status.token)
             return copied(theirs, keys, folder)
 
     def _claim(self, name: str, path: Path, mode: str) -> None:

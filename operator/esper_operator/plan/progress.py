@@ -64,8 +64,13 @@ def stages(said: Progress) -> dict[str, Stage]:
 
 
 def told(old: TrainingRunStatus, said: Progress | None, now: datetime) -> dict[str, Any]:
-    """The fields of a status that follow from what the run said last; none for what it said before."""
-    if said is None or (old.epoch is not None and said.epoch <= old.epoch):
+    """The fields of a status that follow from what the run said last; none for what it said before.
+
+    Of its last epoch a run may speak twice: the second time its seeds are settled.
+    """
+    if said is None or (old.epoch is not None and said.epoch < old.epoch):
+        return {}
+    if said.epoch == old.epoch and summary(said.seeds) == old.seeds:
         return {}
     share = min(1.0, said.epoch / max(said.epochs, 1))
     left = timedelta(seconds=said.seconds * max(0, said.epochs - said.epoch))

@@ -9,7 +9,7 @@ from esper_operator.plan.actions import Object
 from esper_operator.plan.conditions import Verdict, revised
 from esper_operator.plan.diagnosis import ENDED, Diagnosis
 from esper_operator.plan.observed import Observed
-from esper_operator.plan.progress import told
+from esper_operator.plan.progress import Progress, told
 from esper_operator.plan.reading import read_status
 from esper_operator.plan.times import rfc3339
 from esper_operator.reasons import Reason
@@ -47,14 +47,22 @@ def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: date
     return None if new == run.status else plain(new)
 
 
-def final_status(run: TrainingRun) -> Object | None:
-    """The status of a run that ended: it stays as it is, said of whatever generation the spec has by now."""
+def final_status(run: TrainingRun, said: Progress | None, now: datetime) -> Object | None:
+    """The status of a run that ended: it stays as it is, said of whatever generation the spec has by now.
+
+    What the run said before its end and a broker has kept until now is taken in.
+    """
     old = run.status or TrainingRunStatus()
+    late = told(old, said, now)
     generation = run.metadata.generation
-    if old.observed_generation == generation:
+    if not late and old.observed_generation == generation:
         return None
-    told = [each.model_copy(update={"observed_generation": generation}) for each in old.conditions]
-    return plain(old.model_copy(update={"observed_generation": generation, "conditions": told}))
+    conditions = [each.model_copy(update={"observed_generation": generation}) for each in old.conditions]
+    return plain(
+        old.model_copy(
+            update=late | {"eta": None, "observed_generation": generation, "conditions": conditions},
+        )
+    )
 
 
 def invalid_status(raw: Object, problems: str, now: datetime) -> Object | None:

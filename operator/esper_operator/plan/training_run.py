@@ -27,7 +27,7 @@ def plan(run: TrainingRun, seen: Observed, settings: PodSettings, now: datetime)
     run that ended is never begun again.
     """
     if has_ended(run):
-        return Plan(closing(run, seen.job), final_status(run))
+        return Plan(closing(run, seen.job), final_status(run, seen.progress, now))
     found = diagnose(run, seen, now)
     status = revised_status(run, seen, found, now)
     told = news(run.status.reason if run.status is not None else None, found.why.reason, found.why.message)

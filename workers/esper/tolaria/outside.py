@@ -53,6 +53,8 @@ class Outside:
         self._news: list[News] = []
         self._fleeting: list[News] = []
         self._owed: list[Result] = []
+        self._seen: tuple[EpochStats, float, list[Any]] | None = None
+        """Of the last epoch: how it went, how long it took, and the seeds as they were told."""
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -62,11 +64,25 @@ class Outside:
             return
         trainer, run = self._trainer, self._trainer.run.metadata.name
         packet = system_state(trainer, stats, seconds)
+        self._seen = stats, seconds, list(packet.seeds)
         self._news.append(News(f"{self._token}-epoch-{trainer.epoch}", "tolaria", run, packet))
         self._fleeting = [
             *(News("", "kasmina", run, seed_state(trainer, seed)) for seed in trainer.bank.seeds.values()),
             *(News("", "kasmina", run, packet) for packet in telemetry(trainer)),
         ]
+
+    def ended(self) -> None:
+        """The run is over and its open seeds are settled: nobody may go on believing the last epoch's stages.
+
+        A run that was resumed after its last epoch has nothing to say that again with.
+        """
+        if self.herald is None or self._seen is None:
+            return
+        stats, seconds, told = self._seen
+        packet = system_state(self._trainer, stats, seconds)
+        if list(packet.seeds) != told:
+            name = f"{self._token}-epoch-{self._trainer.epoch}-settled"
+            self._news.append(News(name, "tolaria", self._trainer.run.metadata.name, packet))
 
     def report(self, report: FieldReport) -> None:
         """A seed's story is over; the controller's receiver of reports."""

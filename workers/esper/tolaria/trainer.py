@@ -168,6 +168,7 @@ class Trainer:
                     self.roll_back(fault)
                 self.outside.rest(self._stop)
             self.settler.finish()
+            self.outside.ended()
             self.commit([])
             self._await_commits(stopping=False)
         except Stopped:

@@ -1,10 +1,11 @@
-"""A run on a real cluster, from ``helm install`` to its model, in real pods: undisturbed, killed, suspended, by two.
+"""An installation on a real cluster, in real pods: runs, undisturbed, killed, suspended and by two, and its pools.
 
 Every run but that of two ranks must end with the bits of the first, and that with those of one process on this machine.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,7 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "mnist1d.yaml"
 ESPER = Path(sys.executable).with_name("esper")
 LONG = 600.0
-MODEL = ("model.safetensors", "lineage.json")
+EPOCHS = 24
+BLUEPRINTS = int(os.environ.get("ESPER_BURST", "4"))
+"""Sound designs of the burst, each for two targets."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def manifest(name: str, **spec: Any) -> dict[str, Any]:
     """The example that people run first, shorter, and with seeds that are judged; compiling kernels takes minutes."""
     body = dict(yaml.safe_load(EXAMPLE.read_text()))
     body["metadata"] = {"name": name}
-    body["spec"]["training"] |= {"epochs": 12, "stepsPerEpoch": 120}
+    body["spec"]["training"]["epochs"] = EPOCHS
     body["spec"]["kernels"]["strategies"] = ["Fast"]
     body["spec"]["controller"] = {"policy": "Always"}
     body["spec"] |= spec
@@ -51,8 +54,11 @@ def complete(esper: Installed, name: str) -> dict[str, Any]:
     return esper.reason("TrainingComplete", name, LONG)
 
 
-def model(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+def model(folder: Path) -> tuple[dict[str, bytes], Any]:
+    """Tensors, and what became of slots: everything but the run's name and the versions of what made it."""
+    files = {path.name: path.read_bytes() for path in sorted((folder / "model").iterdir())}
+    lineage = json.loads(files.pop("lineage.json"))
+    return files, (lineage["files"], lineage["slots"])
 
 
 def jobs(esper: Kube, name: str) -> list[str]:
@@ -104,7 +110,7 @@ def first(esper: Installed) -> Seen:
 
 def test_a_run_goes_from_its_manifest_to_its_model_and_is_seen_to_grow(esper: Installed, first: Seen) -> None:
     status, summary = esper.status("first"), esper.summary("first")
-    assert (status["phase"], status["epoch"], status["restarts"]) == ("Succeeded", 12, 0)
+    assert (status["phase"], status["epoch"], status["restarts"]) == ("Succeeded", EPOCHS, 0)
     assert {"TRAINING", "GRAFTING", "FOSSILIZED"} <= first.stages(), first.stages()
     assert first.epochs() == sorted(first.epochs())
     assert len(set(first.epochs())) > 6, "progress is told while it happens"
@@ -118,13 +124,7 @@ def test_a_run_goes_from_its_manifest_to_its_model_and_is_seen_to_grow(esper: In
 def test_pools_are_gone_when_nothing_waits(esper: Installed, first: Seen) -> None:
     assert esper.summary("first")["seeds"], "kernels were made for it"
 
-    def idle() -> bool:
-        running = [each.metadata.name for part in ("tezzeret", "urabrask") for each in esper.of(part)
-                   if each.status.phase in ("Pending", "Running")]  # fmt: skip
-        assert not running
-        return True
-
-    eventually(idle, 180, 1.0)
+    idle(esper)
 
 
 def test_the_same_manifest_on_this_machine_gives_the_same_model(esper: Installed, first: Seen, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_run_whose_every_part_is_killed_ends_as_if_nothing_had_been(esper: Ins
     assert model(esper.output("killed")) == model(esper.output("first"))
     assert len(jobs(esper, "killed")) == 1, "no second Job"
     assert status["restarts"] == 1
-    assert status["epoch"] == 12
+    assert status["epoch"] == EPOCHS
     assert esper.summary("killed")["report"] == esper.summary("first")["report"]
     esper.ready("operator", "urza", "dispatcher")
 
@@ -185,7 +185,7 @@ def test_a_run_suspended_while_it_grafts_goes_on_with_the_same_bits(esper: Insta
     esper.patch("trainingruns", "paused", {"spec": {"suspend": True}})
     status = esper.reason("Suspended", "paused", 120)
     assert not [pod for pod in esper.pods("paused") if pod.status.phase == "Running"]
-    assert status["epoch"] < 12
+    assert status["epoch"] < EPOCHS
     esper.patch("trainingruns", "paused", {"spec": {"suspend": False}})
     complete(esper, "paused")
     assert model(esper.output("paused")) == model(esper.output("first"))
@@ -215,10 +215,76 @@ def test_two_pods_train_one_network(esper: Installed, first: Seen) -> None:
     assert abs(summary["report"]["final"]["metric"] - alone["report"]["final"]["metric"]) < 0.1
 
 
+def design(name: str, kernels: list[int], widths: list[int], *, overflows: bool = False) -> dict[str, Any]:
+    """Convolutions of these kernel sizes; if it ``overflows``, only where numbers have 32 bits."""
+    nodes: dict[str, Any] = {"u": {"op": "input"}}
+    last = "u"
+    for number in range(7 if overflows else 0):
+        factor, both = f"big{number}", f"square{number}"
+        nodes[factor] = {"op": "scale", "inputs": [last], "params": {"log2": 4}}
+        nodes[both] = {"op": "mul", "inputs": [factor, factor]}
+        last = both
+    for number, kernel in enumerate(kernels):
+        params = {"out": "w", "kernel": kernel} | ({"init": "zeros"} if number == len(kernels) - 1 else {})
+        nodes[f"conv{number}"] = {"op": "conv1d", "inputs": [last], "params": params}
+        nodes[f"act{number}"] = {"op": "act", "inputs": [f"conv{number}"], "params": {"fn": "tanh"}}
+        last = f"act{number}"
+    targets = [{"interface": {"layout": "image1d", "width": each, "trailing": [9]}, "strategy": "Fast"}
+               for each in widths]  # fmt: skip
+    graph = {"schema": 1, "layouts": ["image1d"], "nodes": nodes, "output": last}
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}", "kind": "Blueprint", "metadata": {"name": name},
+        "spec": {"summary": f"convolutions {kernels}", "risk": 0.2, "graph": graph, "targets": targets},
+    }  # fmt: skip
+
+
+def artifacts(esper: Installed) -> dict[str, dict[str, Any]]:
+    """Status of every KernelArtifact."""
+    found = esper.custom.list_namespaced_custom_object(GROUP, VERSION, esper.namespace, "kernelartifacts")["items"]
+    return {each["metadata"]["name"]: each.get("status") or {} for each in found}
+
+
+def test_a_burst_of_blueprints_is_worked_off_and_a_wrong_one_holds_up_nobody(esper: Installed) -> None:
+    for number in range(BLUEPRINTS):
+        kernels = [1 + 2 * (number % 4), 1 + 2 * (number // 4 % 4)]
+        esper.create("blueprints", design(f"burst-{number}", kernels, [8, 16]))
+    esper.create("blueprints", design("overflows", [3], [8, 16], overflows=True))
+    wanted = 2 * BLUEPRINTS + 2
+    seen = {"tezzeret": 0, "urabrask": 0}
+
+    def decided() -> bool:
+        for part in seen:
+            running = [pod for pod in esper.of(part) if pod.status.phase == "Running"]
+            seen[part] = max(seen[part], len(running))
+        phases = [status.get("phase") for status in artifacts(esper).values()]
+        done = sum(phase in ("Validated", "Rejected") for phase in phases)
+        assert done == wanted, f"{done} of {wanted}: {sorted(set(map(str, phases)))}"
+        return True
+
+    eventually(decided, 120 + 30 * wanted, 1.0)
+    phases = {name: status["phase"] for name, status in artifacts(esper).items()}
+    wrong = {name for name, phase in phases.items() if phase == "Rejected"}
+    assert wrong == {name for name in phases if name.startswith("overflows")}, phases
+    assert all(seen.values()), "pools came from nothing"
+    idle(esper)
+
+
 def test_helms_own_test_trains_a_network(esper: Installed) -> None:
     said = charts.run("test", "esper", "--namespace", esper.namespace, "--timeout", "10m",
                       environment={"KUBECONFIG": esper.kubeconfig})  # fmt: skip
     assert "Phase:          Succeeded" in said, said
+
+
+def idle(esper: Installed) -> None:
+    """Wait until no pod of a pool is left."""
+
+    def gone() -> bool:
+        running = [each.metadata.name for part in ("tezzeret", "urabrask") for each in esper.of(part)
+                   if each.status.phase in ("Pending", "Running")]  # fmt: skip
+        assert not running
+        return True
+
+    eventually(gone, 180, 1.0)
 
 
 def at_epoch(esper: Installed, name: str, epoch: int) -> None:
