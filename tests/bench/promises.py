@@ -277,6 +277,36 @@ HELD = (
         "tests/operator/test_memory.py::test_an_idle_operator_is_small",
     ),
     Held(
+        "A manifest that Helm's installation trains in pods gives the model it gives on a laptop with the same kernels",
+        "every tensor; the status tells the summary's metric",
+        "operator, library, pools and trainer in restricted pods of a real node, beside real servers",
+        "tests/cluster/test_installation.py::test_the_same_manifest_on_this_machine_gives_the_same_model",
+    ),
+    Held(
+        "A run in pods whose pod, operators, library and broker are killed ends as if nothing had been",
+        "every tensor, one Job, one restart",
+        "both operators twice, both pods of the library, the training pod, the broker",
+        "tests/cluster/test_installation.py::test_a_run_whose_every_part_is_killed_ends_as_if_nothing_had_been",
+    ),
+    Held(
+        "A run that is suspended while a seed is blended in goes on from there in another pod",
+        "every tensor",
+        "one run, on a real node",
+        "tests/cluster/test_installation.py::test_a_run_suspended_while_it_grafts_goes_on_with_the_same_bits",
+    ),
+    Held(
+        "An upgrade of the release leaves the pods of runs alone",
+        "the same pods, every tensor",
+        "new operators while a run trains",
+        "tests/cluster/test_installation.py::test_an_upgrade_leaves_pods_of_runs_alone",
+    ),
+    Held(
+        "A blueprint that can't be certified holds up no other, and pools are gone when nothing waits",
+        "each artifact Validated or Rejected",
+        "five blueprints for two targets each, one of which overflows; pools from none and back to none",
+        "tests/cluster/test_installation.py::test_a_burst_of_blueprints_is_worked_off_and_a_wrong_one_holds_up_nobody",
+    ),
+    Held(
         "The operator needs no more rights than its table has",
         "no request forbidden",
         "everything it does, as a service account with these rights only",

@@ -198,7 +198,7 @@ def test_an_upgrade_leaves_pods_of_runs_alone(esper: Installed, first: Seen) -> 
     operators = {pod.metadata.uid for pod in esper.of("operator")}
     esper.install({"operator": {"workers": 4, "podAnnotations": {"why": "upgrade"}}}, verb="upgrade")
     esper.ready("operator", "urza", "dispatcher")
-    assert not operators & {pod.metadata.uid for pod in esper.of("operator")}
+    eventually(lambda: not operators & {pod.metadata.uid for pod in esper.of("operator")}, 60)
     status = complete(esper, "upgraded")
     assert {pod.metadata.uid for pod in esper.pods("upgraded")} == before
     assert status["restarts"] == 0
