@@ -25,7 +25,10 @@ TAG = "test"
 FILES = {"operator": "operator/Dockerfile", "worker": "workers/Dockerfile"}
 ARGUMENTS: dict[str, dict[str, str]] = {"operator": {}, "worker": {"TORCH": "none"}}
 CONTEXT = ("pyproject.toml", "README.md", "LICENSE", "contracts", "workers", "operator")
+STORE = parts.TOOLS / "buildah"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+MOST_LAYERS = 80
+"""Builds leave the layers of earlier ones behind, some 8 GB by then; with more of them all is built afresh."""
 NEEDED = {"buildah": "buildah", "debootstrap": "debootstrap"}
 
 
@@ -54,6 +57,8 @@ def archives() -> dict[str, Path]:
     with parts.locked(parts.TOOLS / "images.lock"):
         for part, path in found.items():
             if not path.exists():
+                if len(list(STORE.glob("overlay/*"))) > MOST_LAYERS:
+                    shutil.rmtree(STORE)
                 print(f"building the image of {part} (minutes at first, then seconds)", file=sys.stderr, flush=True)
                 _ensure_base()
                 build(part)
@@ -123,9 +128,8 @@ def _ensure_base() -> None:
 
 
 def _buildah(*words: str) -> str:
-    store = parts.TOOLS / "buildah"
     runs = Path(tempfile.gettempdir()) / f"esper-buildah-{os.getuid()}"
-    return _run("buildah", "--root", str(store), "--runroot", str(runs), "--storage-driver", "overlay", *words)
+    return _run("buildah", "--root", str(STORE), "--runroot", str(runs), "--storage-driver", "overlay", *words)
 
 
 def _run(*command: str) -> str:
