@@ -12,6 +12,7 @@ from esper.kernel.hardware import compiler
 
 TESTS = Path(__file__).parent
 LONGEST_FIRST = (
+    "cluster",
     "integration",
     "operator",
     "e2e",

@@ -14,8 +14,6 @@ import contextlib
 import json
 import os
 import ssl
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -34,7 +32,7 @@ from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
 
 import parts
 import real_kubernetes
-from clusters import Operator, eventually, install_crds, training_run
+from clusters import Operator, eventually, install_crds, program, training_run
 
 GOAL_A_SECOND = 43.0
 IDLE_MB, BUSY_MB = 150.0, 500.0
@@ -178,26 +176,14 @@ def _ended() -> dict[str, Any]:
 
 
 class Replica:
-    """The operator, a process of its own."""
+    """The operator, a process of its own, and what it takes."""
 
-    def __init__(self, kubeconfig: str, folder: Path) -> None:
-        self.port = parts.free_port()
-        values = {
-            "IMAGE": "localhost/esper-worker:1", "NAMESPACES": f'["{NAMESPACE}"]', "LEASE_NAMESPACE": NAMESPACE,
-            "PORT": str(self.port), "LOG_LEVEL": "warning",
-        }  # fmt: skip
-        variables = {f"ESPER_OPERATOR_{name}": value for name, value in values.items()} | {"KUBECONFIG": kubeconfig}
-        self._log = open(folder / "operator.log", "wb")  # noqa: SIM115 - closed with the process
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "esper_operator.main"], env=os.environ | variables, stdout=self._log,
-            stderr=self._log,
-        )  # fmt: skip
-        self._seen = psutil.Process(self._process.pid)
+    def __init__(self, operator: Operator) -> None:
+        self._operator, self._seen = operator, psutil.Process(operator.pid)
 
     async def leads(self) -> None:
         """Wait until it does."""
-        seen = Operator(self._process.pid, self.port, Path(self._log.name))
-        await asyncio.to_thread(eventually, seen.leads, 60.0, 0.2)
+        await asyncio.to_thread(eventually, self._operator.leads, 60.0, 0.2)
 
     @property
     def megabytes(self) -> float:
@@ -209,12 +195,6 @@ class Replica:
         """Processor time so far."""
         spent = self._seen.cpu_times()
         return float(spent.user + spent.system)
-
-    def close(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(30)
-        self._log.close()
 
 
 @asynccontextmanager
@@ -241,8 +221,8 @@ async def _control_plane(home: Path) -> AsyncIterator[tuple[Server, str]]:
 async def _measure(report: Report, runs: int) -> None:
     with parts.private("scale") as home, tempfile.TemporaryDirectory(prefix="esper-bench-") as folder:
         async with _control_plane(home) as (server, kubeconfig):
-            operator = Replica(kubeconfig, Path(folder))
-            try:
+            with program(kubeconfig, NAMESPACE, Path(folder) / "log", log_level="warning") as started:
+                operator = Replica(started)
                 await operator.leads()
                 await asyncio.sleep(5)
                 idle, spent, asked = operator.megabytes, operator.seconds, await server.requests()
@@ -253,8 +233,6 @@ async def _measure(report: Report, runs: int) -> None:
                 after = await server.requests()
                 calls = {key: (count - asked.get(key, 0.0)) / runs for key, count in after.items()}
                 _tell(report, runs, lasted, course, idle, operator.megabytes, operator.seconds - spent, calls)
-            finally:
-                operator.close()
 
 
 def _tell(

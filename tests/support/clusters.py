@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
@@ -249,6 +250,27 @@ class Operators:
         """Kill what still runs."""
         for operator in self.started:
             operator.kill()
+
+
+@contextlib.contextmanager
+def program(kubeconfig: str, namespace: str, log: Path, **settings: str) -> Iterator[Operator]:
+    """An operator that is a program of its own: a fork would be counted with what the tests have loaded."""
+    port = free_port()
+    values = {
+        "image": "localhost/esper-worker:1", "namespaces": f'["{namespace}"]', "lease_namespace": namespace,
+        "port": str(port),
+    } | settings  # fmt: skip
+    variables = {f"ESPER_OPERATOR_{name.upper()}": value for name, value in values.items()}
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "esper_operator.main"], stdout=output, stderr=output,
+            env=os.environ | variables | {"KUBECONFIG": kubeconfig},
+        )  # fmt: skip
+        try:
+            yield Operator(process.pid, port, log)
+        finally:
+            process.terminate()
+            assert process.wait(timeout=30) == 0
 
 
 def _become_operator(log: Path, variables: dict[str, str]) -> NoReturn:

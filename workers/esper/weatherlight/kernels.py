@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from esper.errors import Interrupted
+from esper.errors import Interrupted, RunFailed
 from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.kernel.signing import PublicKeys
 from esper.urza import KernelRecord, Library, State
@@ -38,7 +39,7 @@ class Prepared:
     unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
-class Kernels:
+class Kernels(ABC):
     """Kernels by portfolio; a subclass has them made. A context manager, and Kasmina's kernel source.
 
     Args:
@@ -178,9 +179,9 @@ class Kernels:
                 self._paths[artifact_id] = known
             return known
 
+    @abstractmethod
     def close(self) -> None:
         """Stop; what is unfinished is asked for again by the next run."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         return self
@@ -188,15 +189,15 @@ class Kernels:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    @abstractmethod
     def _submit(self, wanted: Sequence[Wanted]) -> None:
         """Have these made."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _settled(self, record: KernelRecord) -> bool:
         """Whether an artifact's state is its verdict."""
-        raise NotImplementedError
 
-    def _check(self) -> None:
+    def _check(self) -> None:  # noqa: B027 - most have nothing that can fail
         """Raise when whoever makes kernels has failed for good."""
 
     def _unavailable(self, strategies: Sequence[str]) -> Mapping[str, str]:
@@ -235,6 +236,19 @@ class Kernels:
                 self._changed.wait(left)
             news, self._news = self._news & waiting, self._news - waiting
             return news
+
+
+class LentKernels(Kernels):
+    """Those that another rank has asked for: they are fetched here, and none is made."""
+
+    def close(self) -> None:
+        """Nothing was begun."""
+
+    def _submit(self, wanted: Sequence[Wanted]) -> None:
+        raise RunFailed(f"kernels are asked for by the first rank, not by this one ({len(wanted)} were)")
+
+    def _settled(self, record: KernelRecord) -> bool:
+        return record.state in FINAL
 
 
 def event(record: KernelRecord) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from esper.tolaria.store import BucketStore, Committer, DirectoryStore
 from esper.tolaria.trainer import Trainer
 from esper.urza import Library
 from esper.weatherlight.counting import RunCollector
-from esper.weatherlight.kernels import Kernels, Prepared
+from esper.weatherlight.kernels import Kernels, LentKernels, Prepared
 from esper.weatherlight.keys import load_public_keys
 from esper.weatherlight.logged import Logged
 from esper.weatherlight.outdir import MANIFEST, OutputDirectory
@@ -179,7 +179,7 @@ class PodSession(Session):
         """See ``Session``: the pools make them; with several ranks the first one asks and holds them for all."""
         process = self.process
         if not self.ranks.first:
-            return Kernels(library, self.keys, self.library_root, device=device)
+            return LentKernels(library, self.keys, self.library_root, device=device)
         post = Post(process.bus, process.signer, process.trusted, instance=self._instance)
         self.remote = RemoteKernels(
             library, process.bus, post, self.keys, self.manifest.metadata.name, self.library_root, device=device,
