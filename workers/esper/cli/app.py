@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from esper.cli.ending import run_to_the_end
 from esper.cli.guard import guarded
 from esper.cli.oona import oona
 from esper.cli.tezzeret import tezzeret
@@ -435,4 +436,4 @@ for name, group in (("urza", urza), ("oona", oona), ("tezzeret", tezzeret), ("ur
 
 def main() -> None:
     """Entry point of the ``esper`` command."""
-    app()
+    run_to_the_end(app)
