@@ -12,7 +12,6 @@ from esper.kernel.hardware import compiler
 
 TESTS = Path(__file__).parent
 LONGEST_FIRST = (
-    "cluster",
     "integration",
     "operator",
     "e2e",
@@ -22,7 +21,10 @@ LONGEST_FIRST = (
     "unit/urza",
     "unit/bench",
 )
-"""Folders whose files take minutes: begun last, one of them would keep a worker busy after the others have ended."""
+"""Folders whose files take minutes: begun last, one of them would keep a worker busy after the others have ended.
+
+``cluster`` is not among them: a whole node beside them would take the cores that their time limits count on.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
