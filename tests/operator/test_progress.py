@@ -60,6 +60,15 @@ def broker(bus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
     return {"bus_trust_dir": str(tmp_path / "trusted"), "progress_seconds": "0.2"}
 
 
+def followed(kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], folder: Path) -> Trainer:
+    """A run that an operator follows; what it says, the trainer says."""
+    trainer = Trainer(bus, folder, "trainer")
+    operators.start(**broker)
+    kube.run()
+    kube.reason("Unschedulable")
+    return trainer
+
+
 def reached(kube: Kube, epoch: int, name: str = "grow") -> dict[str, Any]:
     """The status as soon as it has this epoch."""
 
@@ -76,10 +85,7 @@ def reached(kube: Kube, epoch: int, name: str = "grow") -> dict[str, Any]:
 def test_progress_reaches_the_columns(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:
-    trainer = Trainer(bus, tmp_path, "trainer")
-    operators.start(**broker)
-    kube.run()
-    kube.reason("Unschedulable")
+    trainer = followed(kube, operators, bus, broker, tmp_path)
     seeds = [SeedState(seed_id="blocks.0/0", slot="blocks.0", stage="STAGE_GRAFTING", blueprint="conv", alpha=0.25)]
     trainer.say("grow", 5, 0.8, seeds=seeds)
     status = reached(kube, 5)
@@ -93,10 +99,8 @@ def test_progress_reaches_the_columns(
 def test_a_seed_at_another_stage_is_told_at_once_and_other_epochs_wait(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:
-    trainer = Trainer(bus, tmp_path, "trainer")
-    operators.start(**broker | {"progress_seconds": "3600", "audit_seconds": "3600"})
-    kube.run()
-    kube.reason("Unschedulable")
+    seldom = broker | {"progress_seconds": "3600", "audit_seconds": "3600"}
+    trainer = followed(kube, operators, bus, seldom, tmp_path)
     trainer.say("grow", 1, 0.1)
     reached(kube, 1)
     trainer.say("grow", 2, 0.2)
@@ -110,10 +114,7 @@ def test_a_seed_at_another_stage_is_told_at_once_and_other_epochs_wait(
 def test_how_the_last_epochs_seeds_were_settled_is_told(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:
-    trainer = Trainer(bus, tmp_path, "trainer")
-    operators.start(**broker)
-    kube.run()
-    kube.reason("Unschedulable")
+    trainer = followed(kube, operators, bus, broker, tmp_path)
 
     def seed(stage: str) -> list[SeedState]:
         return [SeedState(seed_id="blocks.0/0", slot="blocks.0", stage=f"STAGE_{stage}", blueprint="conv")]
@@ -143,10 +144,7 @@ def test_news_that_nobody_trusts_is_not_told(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:
     thief = Trainer(bus, tmp_path / "elsewhere", "thief")
-    trainer = Trainer(bus, tmp_path, "trainer")
-    operators.start(**broker)
-    kube.run()
-    kube.reason("Unschedulable")
+    trainer = followed(kube, operators, bus, broker, tmp_path)
     thief.say("grow", 19, 0.99)
     trainer.say("grow", 1, 0.3)
     assert reached(kube, 1)["best"]["text"] == "accuracy=0.3"
@@ -170,10 +168,7 @@ def test_what_was_said_while_no_operator_ran_is_told_by_the_next(
 def test_a_run_of_the_same_name_begins_anew(
     kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], tmp_path: Path
 ) -> None:
-    trainer = Trainer(bus, tmp_path, "trainer")
-    operators.start(**broker)
-    kube.run()
-    kube.reason("Unschedulable")
+    trainer = followed(kube, operators, bus, broker, tmp_path)
     trainer.say("grow", 7, 0.8)
     reached(kube, 7)
     kube.delete("trainingruns", "grow")

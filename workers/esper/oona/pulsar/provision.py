@@ -84,7 +84,9 @@ def provision(
     deadline, failures, changes = time.monotonic() + patience, 0, dict[str, Change]()
     while True:
         try:
-            _provision(settings, topics, dry_run, changes)
+            for change in _changes(settings, topics, dry_run):
+                # What failed half-way is said again by the next try; it was changed from what the first one saw.
+                changes.setdefault(change.what, change)
         except BusNotReady as error:
             failures += 1
             wait = min(5.0, 0.1 * 2.0 ** min(failures, 10))
@@ -96,20 +98,15 @@ def provision(
             return list(changes.values())
 
 
-def _provision(settings: PulsarSettings, topics: Mapping[str, Topic], dry_run: bool, into: dict[str, Change]) -> None:
-    def note(change: Change) -> None:
-        # What failed half-way is said again by the next try; it was changed from what the first one saw.
-        into.setdefault(change.what, change)
-
+def _changes(settings: PulsarSettings, topics: Mapping[str, Topic], dry_run: bool) -> Iterator[Change]:
     with Admin(settings) as admin:
         maker = _Maker(admin, settings, dry_run)
-        for change in (*maker.tenant(), *maker.namespace()):
-            note(change)
+        yield from maker.tenant()
+        yield from maker.namespace()
         present = {str(name).rpartition("/")[2] for name in admin.get(f"/persistent/{maker.space}", default=[])}
         with ThreadPoolExecutor(_PARALLEL) as pool:
             for found in pool.map(lambda want: list(maker.topic(want, want.name in present)), wanted(topics)):
-                for change in found:
-                    note(change)
+                yield from found
 
 
 class _Maker:
