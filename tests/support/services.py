@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import structlog
 import uvicorn
 
@@ -140,3 +142,13 @@ class _Listener:
                 if message["type"] == "lifespan.shutdown":
                     return
         await self.app(scope, receive, send)
+
+
+def problem(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of an error; every one has the same form and names its request."""
+    assert set(answer.json()) == {"error"}
+    error = answer.json()["error"]
+    assert set(error) == {"code", "message", "trace_id"}
+    assert error["trace_id"] == answer.headers["x-trace-id"]
+    assert re.fullmatch("[0-9a-f]{32}", error["trace_id"])
+    return answer.status_code, error["code"]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from esper.urza import SqlLibrary
@@ -92,3 +93,12 @@ def address(library: SqlLibrary) -> Iterator[str]:
 
     with services.running(library) as at:
         yield at
+
+
+@pytest.fixture
+def http(address: str) -> Iterator[httpx.Client]:
+    """A client that may do everything."""
+    import services  # as above
+
+    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {services.token()}"}) as client:
+        yield client

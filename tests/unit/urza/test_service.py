@@ -18,24 +18,9 @@ from esper.urza import DirectoryBlobs, RemoteLibrary, S3Blobs, SqlLibrary, State
 from esper.urza.client import TransportSettings, token_from_file
 from esper.urza.errors import AccessDenied, BlobCorrupt, LibraryUnavailable, TooManyRequests
 from libraries import a_report, bring_to, design, enter, places, validate, write_artifact
+from services import problem
 
 QUICK = TransportSettings(patience=0.3)
-
-
-@pytest.fixture
-def http(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {services.token()}"}) as client:
-        yield client
-
-
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    """Status and code; every error has the same form and names its request."""
-    assert set(answer.json()) == {"error"}
-    error = answer.json()["error"]
-    assert set(error) == {"code", "message", "trace_id"}
-    assert error["trace_id"] == answer.headers["x-trace-id"]
-    assert re.fullmatch("[0-9a-f]{32}", error["trace_id"])
-    return answer.status_code, error["code"]
 
 
 # Who may do what

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,9 @@ from esper.urza import KernelQuery, RemoteLibrary, SqlLibrary, State
 from esper.urza.client import TransportSettings
 from esper.urza.errors import LibraryUnavailable
 from libraries import HARDWARE, TOOLCHAIN, VECTOR, a_report, bring_to, design, enter
+from services import problem
 
 QUICK = TransportSettings(patience=0.3)
-
-
-@pytest.fixture
-def http(address: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=address, headers={"Authorization": f"Bearer {services.token()}"}) as client:
-        yield client
-
-
-def problem(answer: httpx.Response) -> tuple[int, str]:
-    error = answer.json()["error"]
-    assert error["trace_id"] == answer.headers["x-trace-id"]
-    return answer.status_code, error["code"]
 
 
 def test_a_query_gives_reports_only_when_asked(http: httpx.Client, library: SqlLibrary, tmp_path: Path) -> None:
