@@ -32,7 +32,7 @@ from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
 
 import parts
 import real_kubernetes
-from clusters import Operator, eventually, install_crds, program, training_run
+from clusters import Running, eventually, install_crds, program, training_run
 
 GOAL_A_SECOND = 43.0
 IDLE_MB, BUSY_MB = 150.0, 500.0
@@ -178,7 +178,7 @@ def _ended() -> dict[str, Any]:
 class Replica:
     """The operator, a process of its own, and what it takes."""
 
-    def __init__(self, operator: Operator) -> None:
+    def __init__(self, operator: Running) -> None:
         self._operator, self._seen = operator, psutil.Process(operator.pid)
 
     async def leads(self) -> None:

@@ -55,7 +55,6 @@ def in_a_directory(tmp: Path) -> Iterator[Place]:
 @contextlib.contextmanager
 def in_a_bucket(tmp: Path) -> Iterator[Place]:
     with real_s3.bucket() as bucket:
-        client = real_s3.client(bucket)
         prefix = "team/run/"
         settings = S3Settings(
             bucket.name, prefix, bucket.endpoint, bucket.region, bucket.access_key, bucket.secret_key, attempts=1
@@ -66,6 +65,7 @@ def in_a_bucket(tmp: Path) -> Iterator[Place]:
             return tmp / machine
 
         def files() -> dict[str, bytes]:
+            client = real_s3.client(bucket)
             listed = client.list_objects_v2(Bucket=bucket.name, Prefix=prefix).get("Contents", ())
             read = {
                 each["Key"]: client.get_object(Bucket=bucket.name, Key=each["Key"])["Body"].read() for each in listed
@@ -73,14 +73,13 @@ def in_a_bucket(tmp: Path) -> Iterator[Place]:
             return {key.removeprefix(prefix): data for key, data in read.items()}
 
         def put(name: str, data: bytes | None) -> None:
+            client = real_s3.client(bucket)
             if data is None:
                 client.delete_object(Bucket=bucket.name, Key=prefix + name)
             else:
                 client.put_object(Bucket=bucket.name, Key=prefix + name, Body=data)
 
-        objects = ObjectStore(settings)  # one is safe in many threads, and a child that is forked uses its own sockets
-        yield Place(lambda machine: BucketStore(objects, out(machine), keep=2), out, files, put)
-        objects.close()
+        yield Place(lambda machine: BucketStore(ObjectStore(settings), out(machine), keep=2), out, files, put)
 
 
 ADAPTERS = {"directory": in_a_directory, "bucket": in_a_bucket}
@@ -337,8 +336,10 @@ def _quietly(work: Callable[[str], None], name: str) -> None:
 @pytest.mark.parametrize("trial", range(4))
 def test_kill_9_while_committing_leaves_the_old_or_the_new_checkpoint(place: Place, trial: int, tmp_path: Path) -> None:
     draw = random.Random(trial)
-    seen = 0
-    for round_ in range(3):
+    seen = rounds = 0
+    while rounds < 3 or not seen:  # on a busy machine the first ones may not get as far as a commit
+        round_, rounds = rounds, rounds + 1
+        assert rounds < 30, "nothing is ever committed"
         machine = f"m{round_}"
         place.out(machine)
         done = tmp_path / "done"
@@ -362,7 +363,6 @@ def test_kill_9_while_committing_leaves_the_old_or_the_new_checkpoint(place: Pla
         if found is not None:
             assert bool((found.tensors["a"] == float(number)).all())
         seen = number
-    assert seen > 0
 
 
 @pytest.mark.parametrize("request_", range(1, 12))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,37 +11,33 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from esper.cli import app
+from esper.cli import app, main
+from forks import Child
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 Esper = Callable[..., tuple[int, str]]
 
 
-class Command:
-    """The command in a forked child: torch is imported already, and real signals can be sent."""
+class Command(Child):
+    """The command in a child that begins at once, and that real signals can be sent to."""
 
     def __init__(self, *arguments: Any) -> None:
         words = [str(argument) for argument in arguments]
-        self.pid = os.fork()
-        if self.pid == 0:
-            code = 70
-            try:
-                code = CliRunner().invoke(app, words).exit_code
-            finally:
-                os._exit(code)
+
+        def become() -> None:
+            sys.argv = ["esper", *words]
+            main()
+
+        super().__init__(become)
 
     def signal_when(self, number: signal.Signals, ready: Callable[[], bool], seconds: float = 120.0) -> None:
         """Send a signal as soon as ``ready`` says so; fails if the command ended before."""
         deadline = time.monotonic() + seconds
         while not ready():
-            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), "the command ended too early"
+            assert self.wait(0) is None, "the command ended too early"
             assert time.monotonic() < deadline, "the command never got there"
             time.sleep(0.005)
         os.kill(self.pid, number)
-
-    def wait(self) -> int:
-        """The exit code."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
 @pytest.fixture(scope="session")

@@ -14,12 +14,10 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import boto3
 import psutil
 import psycopg
-from botocore.config import Config
+from sqlalchemy.engine import URL
 
 import inside
 import parts
@@ -29,6 +27,7 @@ import real_postgres
 import real_s3
 from kube_programs import program
 from real_pulsar import Broker
+from real_s3 import Bucket
 
 HOST = real_cluster.NODE
 PODS = "10.244.0.0/24"
@@ -72,7 +71,7 @@ class Site:
         command = inside.command(self.home, *words, user=user.pw_uid, group=user.pw_gid)
         parts.launch(command, home, stop=signal.SIGINT)
         with self.network():
-            parts.await_ready(self._database_answers, home)
+            parts.await_ready(lambda: real_postgres.accepts(self._database), home)
 
     def start_objects(self) -> None:
         """Start the S3 server."""
@@ -113,30 +112,14 @@ class Site:
     def prepare(self) -> None:
         """Make what the chart expects to be there: the library's database and the buckets."""
         with self.network():
-            with self._connected() as connection:
-                connection.execute("CREATE DATABASE library")
-            for bucket in BUCKETS:
-                self.objects().create_bucket(Bucket=bucket)
+            real_postgres.ensure(self._database, "library")
+            for name in BUCKETS:
+                bucket = Bucket(f"http://{HOST}:{OBJECTS_PORT}", name, self.access_key, self.secret_key)
+                real_s3.client(bucket).create_bucket(Bucket=name)
 
-    def objects(self) -> Any:
-        """A client of the object store, for use within ``network``."""
-        return boto3.client(
-            "s3", endpoint_url=f"http://{HOST}:{OBJECTS_PORT}", aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key, region_name="us-east-1",
-            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-        )  # fmt: skip
-
-    def _connected(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(
-            host=HOST, port=DATABASE_PORT, user="esper", password=self.password, dbname="postgres", autocommit=True,
-            connect_timeout=5,
-        )  # fmt: skip
-
-    def _database_answers(self) -> bool:
-        with contextlib.suppress(psycopg.OperationalError):
-            self._connected().close()
-            return True
-        return False
+    @property
+    def _database(self) -> URL:
+        return URL.create("postgresql+psycopg", "esper", self.password, HOST, DATABASE_PORT, "postgres")
 
 
 @contextlib.contextmanager

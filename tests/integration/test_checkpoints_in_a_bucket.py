@@ -22,7 +22,7 @@ from esper.tolaria.state import tensors_digest
 from esper.tolaria.store import BucketStore, Committer
 from esper.tolaria.trainer import Trainer
 from esper.weatherlight.run import run
-from forks import die, forked
+from forks import die, forked, start_server
 from leyline.resources import TrainingRun
 from runs import fixed, manifest, trainer
 from shelves import Shelf
@@ -53,6 +53,7 @@ def go_on(of: TrainingRun, out: Path, shelf: Shelf, bucket: real_s3.Bucket | Non
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, shelf: Shelf) -> tuple[str, float]:
     """What the run ends with in a directory, and how long it takes on this machine today."""
     out = tmp_path_factory.mktemp("undisturbed")
+    start_server()
     began = time.monotonic()
     assert forked(lambda: go_on(RUN, out, shelf, None).train()) == 0
     return tensors_digest(go_on(RUN, out, shelf, None).state().tensors), time.monotonic() - began

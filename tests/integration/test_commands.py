@@ -262,10 +262,10 @@ def test_what_the_lifecycle_does_not_allow_is_refused_with_the_reason(
 
 def test_checkpoint_now_is_durable_though_none_is_due(tmp_path: Path, shelf: Shelf, keys: Keys) -> None:
     rare = fixed("blocks.0", "conv_block", judge={"cooldownSteps": 8}, checkpoints={"everyEpochs": 1000})
-    bus = InProcessBus()
-    audience, person = Audience(bus, keys), Person(bus, keys)
 
     def doomed() -> None:
+        bus = InProcessBus()
+        person = Person(bus, keys)
         one = go_on(rare, tmp_path, shelf, bus, keys)
         at(one, after(5), lambda: person.say("checkpoint"))
         advance = one.advance
@@ -279,6 +279,8 @@ def test_checkpoint_now_is_durable_though_none_is_due(tmp_path: Path, shelf: She
         one.train()
 
     assert forked(doomed) == -9
+    bus = InProcessBus()
+    audience = Audience(bus, keys)
     two = go_on(rare, tmp_path, shelf, bus, keys, "two")
     assert two.epoch == 5
     assert two.outside.herald is not None

@@ -13,7 +13,7 @@ from esper.errors import CheckpointMismatch
 from esper.tolaria.line import Line, Stopped
 from esper.tolaria.state import tensors_digest
 from esper.tolaria.trainer import Trainer
-from forks import die, forked
+from forks import die, forked, start_server
 from leyline.lifecycle import Stage
 from leyline.resources import TrainingRun
 from runs import fixed, manifest, trainer
@@ -51,6 +51,7 @@ class Undisturbed(dict[int, str]):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, shelf) -> Undisturbed:
     found = Undisturbed()
+    start_server()
     for run in (RUN, CULLED):
         out = tmp_path_factory.mktemp("undisturbed")
         began = time.monotonic()

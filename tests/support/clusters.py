@@ -10,19 +10,19 @@ import socket
 import subprocess
 import sys
 import time
-import traceback
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from kubernetes.client.exceptions import ApiException
 
 from esper_operator.main import main
 from esper_operator.permissions import Permission
+from forks import Child
 from kubernetes import client, config
 
 GROUP, VERSION = "esper.dev", "v1alpha1"
@@ -175,35 +175,12 @@ def namespace(kubeconfig: str) -> Iterator[Kube]:
 
 
 @dataclass
-class Operator:
-    """One replica, a forked child: imported once, it starts at once. ``port`` serves its health."""
+class Running:
+    """An operator that runs. ``port`` serves its health."""
 
     pid: int
     port: int
     log: Path
-    ended: int | None = None
-
-    def kill(self) -> None:
-        """End it as a machine that loses power would."""
-        if self.ended is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait()
-
-    def stop(self) -> int:
-        """End it in good order; returns its exit code."""
-        os.kill(self.pid, signal.SIGTERM)
-        return self.wait()
-
-    def wait(self, patience: float = 40.0) -> int:
-        """Its exit code, or minus the signal that ended it."""
-        return eventually(self._status, patience, 0.02)[0]
-
-    def _status(self) -> tuple[int] | None:
-        if self.ended is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.ended = os.waitstatus_to_exitcode(status)
-        return None if self.ended is None else (self.ended,)
 
     def health(self, path: str = "healthz") -> int:
         """What it answers, as an HTTP status; 0 when nobody answers."""
@@ -220,6 +197,29 @@ class Operator:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics") as answer:
             return b"esper_operator_leading 1.0" in answer.read()
         return False
+
+
+@dataclass
+class Operator(Running):
+    """One replica, which can be ended."""
+
+    child: Child
+
+    def kill(self) -> None:
+        """End it as a machine that loses power would."""
+        self.child.kill()
+        self.wait()
+
+    def stop(self) -> int:
+        """End it in good order; returns its exit code."""
+        os.kill(self.pid, signal.SIGTERM)
+        return self.wait()
+
+    def wait(self, patience: float = 40.0) -> int:
+        """Its exit code, or minus the signal that ended it."""
+        status = self.child.wait(patience)
+        assert status is not None, f"the operator still runs after {patience:g} s"
+        return status
 
 
 @dataclass
@@ -240,10 +240,14 @@ class Operators:
         } | settings  # fmt: skip
         log = self.folder / f"operator-{number}.log"
         variables = {f"ESPER_OPERATOR_{name.upper()}": value for name, value in values.items()}
-        pid = os.fork()
-        if pid == 0:
-            _become_operator(log, variables | {"KUBECONFIG": kubeconfig or self.kube.kubeconfig})
-        self.started.append(Operator(pid, port, log))
+        variables["KUBECONFIG"] = kubeconfig or self.kube.kubeconfig
+
+        def become() -> None:
+            os.environ.update(variables)
+            main()
+
+        child = Child(become, log)
+        self.started.append(Operator(child.pid, port, log, child))
         return self.started[-1]
 
     def end(self) -> None:
@@ -253,8 +257,8 @@ class Operators:
 
 
 @contextlib.contextmanager
-def program(kubeconfig: str, namespace: str, log: Path, **settings: str) -> Iterator[Operator]:
-    """An operator that is a program of its own: a fork would be counted with what the tests have loaded."""
+def program(kubeconfig: str, namespace: str, log: Path, **settings: str) -> Iterator[Running]:
+    """An operator that is a program of its own, for one that is measured: a child has loaded more than it needs."""
     port = free_port()
     values = {
         "image": "localhost/esper-worker:1", "namespaces": f'["{namespace}"]', "lease_namespace": namespace,
@@ -267,28 +271,10 @@ def program(kubeconfig: str, namespace: str, log: Path, **settings: str) -> Iter
             env=os.environ | variables | {"KUBECONFIG": kubeconfig},
         )  # fmt: skip
         try:
-            yield Operator(process.pid, port, log)
+            yield Running(process.pid, port, log)
         finally:
             process.terminate()
             assert process.wait(timeout=30) == 0
-
-
-def _become_operator(log: Path, variables: dict[str, str]) -> NoReturn:
-    status = 1
-    try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 - pytest's are not file descriptors
-        os.environ.update(variables)
-        main()
-        status = 0
-    except SystemExit as ended:
-        status = int(ended.code or 0)
-    except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
-        traceback.print_exc()
-    finally:
-        os._exit(status)
 
 
 def limited(kube: Kube, folder: Path, table: Iterable[Permission]) -> str:

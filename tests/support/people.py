@@ -24,12 +24,23 @@ class Keys:
 
     def __init__(self) -> None:
         self.trainer, self.person, self.stranger = (Signer.generate(name) for name in ("trainer", "person", "stranger"))
+        self._trust()
+
+    def _trust(self) -> None:
         self.ring = KeyRing()
         self.ring.add(
             self.trainer, producers=["tolaria", "tamiyo", "kasmina", "weatherlight"],
             topics=[COMMANDS, EPOCHS, FIELD_REPORTS, SEED_HEALTH, PREFETCH_REQUEST],
         )  # fmt: skip
         self.ring.add(self.person, producers=["person"], topics=[COMMANDS])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a child: the keys; a ring that has seen nothing yet is made of them there."""
+        return {name: value for name, value in vars(self).items() if name != "ring"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._trust()
 
     def attach(self, trainer: Trainer, bus: Bus, instance: str = "one") -> Desk:
         """Give a trainer a desk and a herald."""

@@ -1,21 +1,21 @@
-"""Starting the ranks of a test: under a real torchrun, or as forks of the test's own process, which begin at once."""
+"""Starting the ranks of a test: under a real torchrun, or in children that begin at once."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from esper.tolaria.meeting import Place
 from esper.tolaria.ranks import Ranks
+from forks import Child
 from leyline.resources import TrainingRun
 
 SUPPORT = Path(__file__).parent
@@ -48,20 +48,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _ended(pids: list[int], seconds: float) -> list[int]:
+def _ended(children: Sequence[Child], seconds: float) -> list[int]:
     """Exit statuses of children; those that are not done in time are killed."""
-    deadline, statuses = time.monotonic() + seconds, dict.fromkeys(pids, 0)
-    left = list(pids)
-    while left:
-        for pid in list(left):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                statuses[pid] = os.waitstatus_to_exitcode(status)
-                left.remove(pid)
-            elif time.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
-    return [statuses[pid] for pid in pids]
+    deadline, statuses = time.monotonic() + seconds, []
+    for child in children:
+        status = child.wait(max(0.0, deadline - time.monotonic()))
+        if status is None:
+            child.kill()
+            status = child.wait()
+        assert status is not None
+        statuses.append(status)
+    return statuses
 
 
 class Forked:
@@ -73,36 +70,26 @@ class Forked:
         folder.mkdir(exist_ok=True)
         (folder / "scenario.json").write_text(json.dumps(scenarios))
         port, self.folder = free_port(), folder
-        self.pids = []
-        for rank in range(world):
-            pid = os.fork()
-            if pid:
-                self.pids.append(pid)
-                continue
+
+        def work(rank: int) -> None:
             os.environ.update(
                 RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1",
                 MASTER_PORT=str(port), PYTHONPATH=PYTHONPATH,
             )  # fmt: skip
-            status = 70
-            try:
-                written = os.open(folder / f"stderr{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-                os.dup2(written, 2)
-                sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)  # pytest has put one of its own there
-                sys.argv = ["ranked.py", str(folder)]
-                status = ranked.main()
-            except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
-                os.write(2, traceback.format_exc().encode())
-            finally:
-                os._exit(status)
+            sys.argv = ["ranked.py", str(folder)]
+            sys.exit(ranked.main())
+
+        self.children = [Child(partial(work, rank), folder / f"stderr{rank}") for rank in range(world)]
+        self.pids = [child.pid for child in self.children]
 
     def finish(self, seconds: float = 120.0) -> tuple[list[int], list[str]]:
         """Wait for all ranks; those that are not done in time are killed, which their status shows."""
-        statuses = _ended(self.pids, seconds)
+        statuses = _ended(self.children, seconds)
         return statuses, [self.written(rank) for rank in range(len(statuses))]
 
     def ended(self, rank: int, seconds: float = 120.0) -> int:
         """Wait for one rank; returns its exit status."""
-        (status,) = _ended([self.pids[rank]], seconds)
+        (status,) = _ended([self.children[rank]], seconds)
         return status
 
     def written(self, rank: int) -> str:
@@ -114,23 +101,19 @@ def on_ranks(
     folder: Path, work: Callable[[Ranks], Any], world: int = WORLD, seconds: float = 60.0, port: int | None = None
 ) -> list[Any]:
     """Call something with the ranks joined, in a fork for each rank; returns what each returned, a JSON value."""
-    port, pids = port or free_port(), []
-    for rank in range(world):
-        pid = os.fork()
-        if pid:
-            pids.append(pid)
-            continue
-        try:
-            ranks = Ranks.join(Place(rank, world, "127.0.0.1", port, "test/0", "cpu", seconds))
-            answer = work(ranks)
-            (folder / f"answer{rank}").write_text(json.dumps(answer))
-            if not ranks.lost:
-                ranks.gather(None)  # the first rank keeps the store: it leaves last
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must not run on as the parent
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    _ended(pids, seconds)
+    meeting = port or free_port()
+
+    def join(rank: int) -> None:
+        ranks = Ranks.join(Place(rank, world, "127.0.0.1", meeting, "test/0", "cpu", seconds))
+        answer = work(ranks)
+        (folder / f"answer{rank}").write_text(json.dumps(answer))
+        if not ranks.lost:
+            ranks.gather(None)  # the first rank keeps the store: it leaves last
+
+    children = [Child(partial(join, rank), folder / f"written{rank}") for rank in range(world)]
+    _ended(children, seconds)
+    for child in children:
+        print(child.written, end="")
     return [json.loads((folder / f"answer{rank}").read_text()) for rank in range(world)]
 
 

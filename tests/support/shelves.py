@@ -38,6 +38,10 @@ class Shelf:
         self.catalogue = dict.fromkeys(self._paths, 0)
         self.wait_seconds = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a child: the folder stays the parent's, who removes it."""
+        return {name: value for name, value in vars(self).items() if name != "_folder"}
+
     def _add(self, slot: str, interface: Interface, name: str, ir: BlueprintIR) -> None:
         manifest = manifest_for(ir, interface, "fast", "eager", {}, saved_bytes_per_sample=0)
         if manifest.id not in self._paths:
