@@ -4,10 +4,12 @@ The chart's Job runs it, with a plan as JSON in ``ESPER_KEYS_PLAN``::
 
     {"bus":     [{"namespace": "esper", "secret": "esper-bus-dispatcher", "name": "dispatcher"}, …],
      "kernels": [{"namespace": "esper", "secret": "esper-signing-built", "name": "built"}, …],
+     "logins":  [{"namespace": "esper", "secret": "esper-postgres", "user": "username", "password": "password"}, …],
      "told":    [{"namespace": "esper", "trusted": "esper-trusted", "kernels": "esper-kernels"}, …]}
 
 Files are looked for below the directory in ``ESPER_KEYS_DIR``, as ``esper oona keygen DIR/bus NAME`` and
-``esper tezzeret keygen DIR/built`` leave them. ``told`` is every namespace whose pods verify something.
+``esper tezzeret keygen DIR/built`` leave them; of ``logins`` as ``DIR/logins/SECRET/user`` and ``…/password``, and
+the plan says under which keys the Secret has them. ``told`` is every namespace whose pods verify something.
 """
 
 from __future__ import annotations
@@ -36,14 +38,16 @@ def keep(core: client.CoreV1Api, plan: Mapping[str, Any], folder: Path) -> None:
     for each in plan["bus"]:
         name = each["name"]
         files = {KEY: folder / "bus" / f"{name}.pem", TRUSTED: folder / "bus" / "trusted" / f"{name}.json"}
-        trusted[f"{name}.json"] = fill(core, Wanted(each["namespace"], each["secret"], files, TRUSTED))[
-            TRUSTED
-        ].decode()
+        trusted[f"{name}.json"] = fill(core, Wanted(each["namespace"], each["secret"], files))[TRUSTED].decode()
     vouching = []
     for each in plan["kernels"]:
         place = folder / each["name"]
         files = {KEY: place / f"{each['name']}.pem", PUBLIC: place / PUBLIC}
-        vouching.append(fill(core, Wanted(each["namespace"], each["secret"], files, PUBLIC))[PUBLIC])
+        vouching.append(fill(core, Wanted(each["namespace"], each["secret"], files))[PUBLIC])
+    for each in plan["logins"]:
+        place = folder / "logins" / each["secret"]
+        files = {each[half]: place / half for half in ("user", "password")}
+        fill(core, Wanted(each["namespace"], each["secret"], files))
     for each in plan["told"]:
         namespace = each["namespace"]
         tell(core, namespace, each["trusted"], trusted)

@@ -102,6 +102,11 @@ def keys_made(folder: Path) -> None:
         make_key(folder / "bus", name, roles)
     make_signing_key(folder / "built", "built")
     make_signing_key(folder / "validated", "validated")
+    for secret in ("esper-postgres", "esper-s3"):
+        place = folder / "logins" / secret
+        place.mkdir(parents=True)
+        (place / "user").write_text("esper")
+        (place / "password").write_text(f"of {folder.name}")
 
 
 def keep_keys(kube: Kube, folder: Path, config: str) -> subprocess.CompletedProcess[str]:
@@ -167,6 +172,22 @@ def test_install_upgrade_uninstall_and_install_again_keep_keys_and_runs(kube: Ku
     helm(kube, "uninstall", "esper")
 
 
+def test_passwords_of_a_trial_are_kept_over_upgrades(kube: Kube, tmp_path: Path) -> None:
+    install(kube, charts.TRIAL)
+    keys_made(tmp_path / "first")
+    assert keep_keys(kube, tmp_path / "first", limited(kube, "esper-keys", tmp_path)).returncode == 0
+    first = secrets(kube)
+    read = {name: base64.b64decode(data).decode() for name, data in first["esper-s3"].items()}
+    assert read == {"access-key": "esper", "secret-key": "of first"}
+    assert set(first["esper-postgres"]) == {"username", "password"}
+    install(kube, charts.merged(charts.TRIAL, {"operator": {"workers": 4}, "keys": {"generation": 2}}), "upgrade")
+    keys_made(tmp_path / "second")
+    assert keep_keys(kube, tmp_path / "second", limited(kube, "esper-keys", tmp_path)).returncode == 0
+    assert secrets(kube) == first
+    helm(kube, "uninstall", "esper")
+    assert secrets(kube) == first, "data on claims of one's own may outlive the release"
+
+
 def test_a_deleted_key_is_made_again_and_what_the_old_one_signed_is_still_believed(kube: Kube, tmp_path: Path) -> None:
     install(kube)
     config = limited(kube, "esper-keys", tmp_path)
@@ -215,10 +236,11 @@ def test_accounts_may_do_what_they_need_and_nothing_near_it(kube: Kube) -> None:
     helm(kube, "uninstall", "esper")
 
 
-def test_every_pod_is_admitted_where_only_restricted_ones_are(kube: Kube) -> None:
+@pytest.mark.parametrize(("case", "pods"), [("everything", 7), ("trial", 10)])
+def test_every_pod_is_admitted_where_only_restricted_ones_are(kube: Kube, case: str, pods: int) -> None:
     """By the API server's own admission, with its own idea of defaults and fields."""
     values = charts.merged(
-        charts.EVERYTHING, {"training": {"namespaces": [kube.namespace]}, "crds": {"install": False}}
+        charts.CASES[case], {"training": {"namespaces": [kube.namespace]}, "crds": {"install": False}}
     )
     values["podMonitor"] = {"enabled": False}  # its definition is the Prometheus operator's
     objects = charts.rendered(values, namespace=kube.namespace)
@@ -229,7 +251,7 @@ def test_every_pod_is_admitted_where_only_restricted_ones_are(kube: Kube) -> Non
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name} | pod["metadata"], "spec": pod["spec"]}
         kube.core.create_namespaced_pod(kube.namespace, body, dry_run="All", field_validation="Strict")
         tried += 1
-    assert tried == 7
+    assert tried == pods
     loose = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"},
              "spec": {"containers": [{"name": "c", "image": "i"}]}}  # fmt: skip
     with pytest.raises(ApiException, match="restricted"):

@@ -47,11 +47,21 @@ EVERYTHING: Object = {
 }  # fmt: skip
 """Every part of the chart at once."""
 
+TRIAL: Object = {
+    "dev": {"enabled": True},
+    "urza": {
+        "database": {"host": "", "existingSecret": ""}, "objects": {"bucket": "", "endpoint": "", "existingSecret": ""},
+    },
+    "pulsar": {"serviceUrl": "", "adminUrl": ""},
+}  # fmt: skip
+"""Servers of the chart's own, and nothing else said."""
+
 CASES: dict[str, Object] = {
     "least": {},
     "everything": EVERYTHING,
     "cluster-wide": {"training": {"clusterWide": True}},
     "operator alone": {"urza": {"enabled": False}},
+    "trial": TRIAL,
     "keda": {"pools": {"scaler": "Keda"}, "pulsar": EVERYTHING["pulsar"]},
 }
 """Kinds of installations that rules are tried on."""

@@ -124,7 +124,7 @@ securityContext:
 
 {{/* What every process on the bus is told of the broker, as YAML. */}}
 {{- define "esper.pulsar-environment" -}}
-ESPER_PULSAR_SERVICE_URL: {{ .Values.pulsar.serviceUrl | quote }}
+ESPER_PULSAR_SERVICE_URL: {{ (include "esper.servers" . | fromJson).pulsar.serviceUrl | quote }}
 ESPER_PULSAR_TENANT: {{ .Values.pulsar.tenant | quote }}
 ESPER_PULSAR_NAMESPACE: {{ .Values.pulsar.namespace | quote }}
 {{- if .Values.pulsar.existingSecret }}

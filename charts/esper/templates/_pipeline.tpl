@@ -28,7 +28,7 @@ spec:
       command: [esper, oona, provision]
       env:
         {{- $told := include "esper.pulsar-environment" .root | fromYaml }}
-        {{- $_ := set $told "ESPER_PULSAR_ADMIN_URL" .root.Values.pulsar.adminUrl }}
+        {{- $_ := set $told "ESPER_PULSAR_ADMIN_URL" (include "esper.servers" .root | fromJson).pulsar.adminUrl }}
         {{- if .root.Values.pulsar.adminSecret }}
         {{- $_ := set $told "ESPER_PULSAR_TOKEN_FILE" "/var/run/secrets/esper-pulsar-admin/token" }}
         {{- end }}

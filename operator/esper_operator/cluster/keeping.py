@@ -28,12 +28,11 @@ class KeysError(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """A Secret and the files it is made of, by its keys; ``tells`` is the key of the public half."""
+    """A Secret and the files it is made of, by its keys."""
 
     namespace: str
     secret: str
     files: Mapping[str, Path]
-    tells: str
 
 
 def kept(what: Wanted, there: Mapping[str, str]) -> dict[str, bytes] | None:
