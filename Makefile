@@ -16,7 +16,7 @@ TORCH_INDEX ?=
 IMAGE_TIME = $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 export UV_NATIVE_TLS := 1
 
-.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock locks images clean
+.PHONY: help setup run test stack stack-down stack-clean soak check bench bench-growth proto crds docs lock locks images kind clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +80,9 @@ images: ## Build the images of operator and workers with buildah; TAG names them
 	buildah build --timestamp "$(IMAGE_TIME)" -f operator/Dockerfile -t localhost/esper-operator:$(TAG) .
 	buildah build --timestamp "$(IMAGE_TIME)" --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
 	  -f workers/Dockerfile -t localhost/esper-worker:$(TAG) .
+
+kind: ## Esper with small servers of its own in a cluster in Docker, to try it; needs TORCH_INDEX (docs/install.md)
+	@scripts/kind.sh
 
 proto: $(STAMP) ## Generate the protobuf code from contracts/proto
 	$(PY) scripts/gen_proto.py
