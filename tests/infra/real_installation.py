@@ -1,7 +1,8 @@
 """A cluster of its own with all that an installation needs: images, and PostgreSQL, S3 and Pulsar its pods can reach.
 
-The servers run in the node's network, at the address of its bridge, and may be killed and started again. Not shared
-between test runs; who kills a part of it kills it for every test that runs meanwhile.
+The servers run in the node's network, at the address of its bridge, and may be killed and started again; those of a
+trial are pods of the chart's, and ``node`` has only images. Not shared between test runs; who kills a part of it kills
+it for every test that runs meanwhile.
 """
 
 from __future__ import annotations
@@ -36,19 +37,11 @@ BUCKETS = ("kernels", "checkpoints")
 
 
 @dataclass
-class Site:
-    """Where everything is. ``packages`` is a folder of this environment's packages, ``runs`` one that pods may fill."""
+class Node:
+    """A cluster. ``packages`` is a folder of this environment's packages, ``runs`` one that pods may fill."""
 
     home: Path
     kubeconfig: str
-    broker: Broker
-    access_key: str = "esper"
-    secret_key: str = "kept-on-this-machine"
-
-    @property
-    def password(self) -> str:
-        """Of PostgreSQL's administrator ``esper``."""
-        return (self.home / "postgres/secret").read_text()
 
     @property
     def packages(self) -> Path:
@@ -59,6 +52,26 @@ class Site:
     def runs(self) -> Path:
         """A folder that pods may fill."""
         return self.home / "runs"
+
+    @contextlib.contextmanager
+    def network(self) -> Iterator[None]:
+        """This thread's new sockets are the node's."""
+        with inside.network(self.home):
+            yield
+
+
+@dataclass
+class Site(Node):
+    """A cluster with servers beside it."""
+
+    broker: Broker
+    access_key: str = "esper"
+    secret_key: str = "kept-on-this-machine"
+
+    @property
+    def password(self) -> str:
+        """Of PostgreSQL's administrator ``esper``."""
+        return (self.home / "postgres/secret").read_text()
 
     def pid(self, part: str) -> int:
         """Process id of ``postgres``, ``s3`` or ``pulsar``."""
@@ -103,12 +116,6 @@ class Site:
         finally:
             found.resume()
 
-    @contextlib.contextmanager
-    def network(self) -> Iterator[None]:
-        """This thread's new sockets are the node's."""
-        with inside.network(self.home):
-            yield
-
     def prepare(self) -> None:
         """Make what the chart expects to be there: the library's database and the buckets."""
         with self.network():
@@ -128,25 +135,47 @@ def site() -> Iterator[Site]:
     try:
         images = real_images.archives()
         with parts.private("installation") as home:
-            yield _started(home, list(images.values()))
+            made = Site(home, _cluster(home), _servers(home))
+            made.start_broker()
+            made.start_database()
+            made.start_objects()
+            made.prepare()
+            _fetch(home, list(images.values()))
+            yield made
     except parts.PartMissing as missing:
         parts.unavailable(str(missing))
 
 
-def _started(home: Path, images: list[Path]) -> Site:
+@contextlib.contextmanager
+def node() -> Iterator[Node]:
+    """A cluster with images, also of a trial's servers, and no servers; as ``site``."""
+    try:
+        images = [*real_images.archives().values(), real_images.servers()]
+        with parts.private("trial") as home:
+            made = Node(home, _cluster(home))
+            _fetch(home, images)
+            yield made
+    except parts.PartMissing as missing:
+        parts.unavailable(str(missing))
+
+
+def _cluster(home: Path) -> str:
     facts = real_cluster.start(home)
-    for part in ("postgres", "s3/data", "pulsar", "runs"):
-        (home / part).mkdir(parents=True)
+    (home / "runs").mkdir()
     (home / "runs").chmod(0o777)
+    return str(facts["kubeconfig"])
+
+
+def _servers(home: Path) -> Broker:
+    for part in ("postgres", "s3/data", "pulsar"):
+        (home / part).mkdir(parents=True)
     real_postgres.make(home / "postgres", DATABASE_PORT)
     with open(home / "postgres/data/pg_hba.conf", "a") as rules:
         rules.write(f"host all all {PODS} scram-sha-256\n")
-    made = Site(home, str(facts["kubeconfig"]), Broker(home / "pulsar", host=HOST))
-    made.start_broker()
-    made.start_database()
-    made.start_objects()
-    made.prepare()
+    return Broker(home / "pulsar", host=HOST)
+
+
+def _fetch(home: Path, images: list[Path]) -> None:
     for image in images:
         to = ["--address", f"{home}/containerd.sock", "-n", "k8s.io"]
         subprocess.run([program("ctr"), *to, "images", "import", image], check=True, capture_output=True)
-    return made

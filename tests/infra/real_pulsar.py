@@ -42,8 +42,9 @@ _OPENS = [
     "java.management/sun.management",
     "jdk.management/com.sun.management.internal",
 ]  # fmt: skip
+_MEMORY = ["-Xms128m", "-Xmx512m", "-XX:MaxDirectMemorySize=384m", "-XX:+UseSerialGC"]
 _FLAGS = [
-    "-Xms128m", "-Xmx512m", "-XX:MaxDirectMemorySize=384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
+    "-XX:TieredStopAtLevel=1",
     "-Dio.netty.tryReflectionSetAccessible=true", "-Djava.net.preferIPv4Stack=true",
     "-Dbookkeeper.metadata.bookie.drivers=org.apache.pulsar.metadata.bookkeeper.PulsarMetadataBookieDriver",
     "-Dbookkeeper.metadata.client.drivers=org.apache.pulsar.metadata.bookkeeper.PulsarMetadataClientDriver",
@@ -92,6 +93,12 @@ def jars() -> Path:
     return home
 
 
+def program(classpath: str) -> list[str]:
+    """What follows ``java`` and its options for memory; the broker's own options come after it."""
+    opens = [part for name in _OPENS for part in ("--add-opens", f"{name}=ALL-UNNAMED")]
+    return [*_FLAGS, *opens, "-cp", classpath, "org.apache.pulsar.PulsarStandaloneStarter"]
+
+
 def shared_broker() -> Address:
     """The broker of this test run; raises ``PartMissing``."""
     if (url := os.environ.get("PULSAR_SERVICE_URL")) is not None:
@@ -134,10 +141,15 @@ class Broker:
     def command(self) -> list[str]:
         """What starts it."""
         conf = self.home / "conf"
-        command = ["java", "-cp", f"{conf}:{jars()}/*", *_FLAGS]
-        command += [part for name in _OPENS for part in ("--add-opens", f"{name}=ALL-UNNAMED")]
-        command += ["org.apache.pulsar.PulsarStandaloneStarter", "-c", str(conf / "standalone.conf"), "-nfw", "-nss"]
-        command += ["--metadata-dir", str(self.home / "meta"), "--bookkeeper-dir", str(self.home / "bk")]
+        command = ["java", *_MEMORY, *program(f"{conf}:{jars()}/*"), "-c", str(conf / "standalone.conf")]
+        command += [
+            "-nfw",
+            "-nss",
+            "--metadata-dir",
+            str(self.home / "meta"),
+            "--bookkeeper-dir",
+            str(self.home / "bk"),
+        ]
         return [*command, "-a", self._host]
 
     def wait(self) -> None:

@@ -57,7 +57,7 @@ kubernetes() {
 }
 
 images() {
-  # Of operator and workers, for the tests that install the chart; each layer is built once.
+  # Of operator, workers and a trial's servers, for the tests that install the chart; each layer is built once.
   install buildah buildah
   install debootstrap debootstrap
   PYTHONPATH=tests/infra .venv/bin/python tests/infra/real_images.py || lacking "the images could not be built"

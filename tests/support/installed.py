@@ -18,36 +18,28 @@ from clusters import Kube, eventually, install_crds, namespace
 from copies import copied
 from esper.kernel.hardware import hardware_target, toolchain_hash
 from esper.urza import RemoteLibrary
-from real_installation import BUCKETS, DATABASE_PORT, HOST, OBJECTS_PORT, Site
+from real_installation import BUCKETS, DATABASE_PORT, HOST, OBJECTS_PORT, Node, Site
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "4Gi"}}
 """Everything fits on one small node."""
 
 
-class Installed(Kube):
-    """A namespace with an installation in it."""
+class Trial(Kube):
+    """A namespace with an installation in it that brought its servers."""
 
-    def __init__(self, site: Site, name: str) -> None:
-        super().__init__(site.kubeconfig, name)
-        self.site = site
+    def __init__(self, node: Node, name: str) -> None:
+        super().__init__(node.kubeconfig, name)
+        self.node = node
         self.apps = AppsV1Api(self.api)
 
     def provide(self) -> None:
-        """What the chart expects to be there: Secrets for the servers, claims for packages and runs."""
-        site = self.site
+        """What the chart expects to be there: claims for packages and runs."""
         self.core.patch_namespace(self.namespace, {"metadata": {"labels": RESTRICTED}})
-        for name, data in {
-            "database": {"username": "esper", "password": site.password},
-            "objects": {"access-key": site.access_key, "secret-key": site.secret_key},
-            "broker": {"token": site.broker.address.token},
-        }.items():
-            body = {"metadata": {"name": name}, "stringData": data}
-            self.core.create_namespaced_secret(self.namespace, body)
-        runs = site.runs / self.namespace
+        runs = self.node.runs / self.namespace
         runs.mkdir(exist_ok=True)
         runs.chmod(0o777)
-        for name, path, mode in (("packages", site.packages, "ReadOnlyMany"), ("runs", runs, "ReadWriteMany")):
+        for name, path, mode in (("packages", self.node.packages, "ReadOnlyMany"), ("runs", runs, "ReadWriteMany")):
             self._claim(name, path, mode)
 
     def install(self, *more: charts.Object, verb: str = "install") -> None:
@@ -65,12 +57,12 @@ class Installed(Kube):
         charts.run("uninstall", "esper", "--namespace", self.namespace, environment={"KUBECONFIG": self.kubeconfig})
 
     def values(self) -> charts.Object:
-        """Values for a small node whose servers are beside it."""
+        """Values for a small node."""
         part = {"resources": SMALL}
         pool = part | {"idleSeconds": 20, "max": 1}
         image = {"tag": real_images.TAG}
         packages = {"name": "packages", "mountPath": "/packages", "readOnly": True}
-        return {
+        everything = {
             "images": {"operator": image, "worker": image, "pullPolicy": "Never"},
             "crds": {"install": False},
             "worker": {
@@ -81,22 +73,15 @@ class Installed(Kube):
             "training": {"runsVolume": {"persistentVolumeClaim": {"claimName": "runs"}}},
             "pools": {"hardware": hardware_target(), "toolchain": toolchain_hash()},
             "operator": part,
-            "urza": part | {
-                "database": {
-                    "host": HOST, "port": DATABASE_PORT, "name": "library", "sslMode": "disable",
-                    "existingSecret": "database",
-                },
-                "objects": {
-                    "bucket": BUCKETS[0], "endpoint": f"http://{HOST}:{OBJECTS_PORT}", "existingSecret": "objects",
-                },
-                "tokens": {"issuer": "https://kubernetes.default.svc"},
-            },
-            "pulsar": {
-                "serviceUrl": self.site.broker.address.service_url, "adminUrl": self.site.broker.address.admin_url,
-                "existingSecret": "broker", "plaintextToken": True, "namespace": self.namespace,
-            },
+            "urza": part | {"tokens": {"issuer": "https://kubernetes.default.svc"}},
             "dispatcher": part, "tezzeret": pool, "urabrask": pool,
         }  # fmt: skip
+        return charts.merged(everything, self.servers())
+
+    def servers(self) -> charts.Object:
+        """Values that say where the servers are."""
+        server = {"image": {"repository": "localhost/esper-servers", "tag": real_images.TAG}, "resources": SMALL}
+        return {"dev": {"enabled": True, "postgres": server, "s3": server, "pulsar": server}}
 
     def ready(self, *parts: str, patience: float = 240.0) -> None:
         """Wait until Deployments are fully there."""
@@ -135,7 +120,7 @@ class Installed(Kube):
     def output(self, name: str = "grow") -> Path:
         """The directory a run wrote, on this machine."""
         uid = self.get("trainingruns", name)["metadata"]["uid"]
-        return self.site.runs / self.namespace / uid
+        return self.node.runs / self.namespace / uid
 
     def summary(self, name: str = "grow") -> dict[str, Any]:
         """The summary a run wrote."""
@@ -151,7 +136,7 @@ class Installed(Kube):
         for name in ("built", "validated"):
             secret = self.core.read_namespaced_secret(f"esper-signing-{name}", self.namespace)
             keys[name] = base64.b64decode(secret.data["key.pem"])
-        with self.site.network():
+        with self.node.network():
             theirs = RemoteLibrary(f"http://{pod}:8460", token.status.token)
             return copied(theirs, keys, folder)
 
@@ -170,6 +155,44 @@ class Installed(Kube):
             self.namespace,
             {"metadata": {"name": name}, "spec": shared | {"volumeName": volume, "resources": {"requests": size}}},
         )
+
+
+class Installed(Trial):
+    """A namespace with an installation in it whose servers are beside the cluster."""
+
+    def __init__(self, site: Site, name: str) -> None:
+        super().__init__(site, name)
+        self.site = site
+
+    def provide(self) -> None:
+        """Claims, and Secrets for the servers."""
+        super().provide()
+        site = self.site
+        for name, data in {
+            "database": {"username": "esper", "password": site.password},
+            "objects": {"access-key": site.access_key, "secret-key": site.secret_key},
+            "broker": {"token": site.broker.address.token},
+        }.items():
+            body = {"metadata": {"name": name}, "stringData": data}
+            self.core.create_namespaced_secret(self.namespace, body)
+
+    def servers(self) -> charts.Object:
+        """Values that say where the servers are."""
+        return {
+            "urza": {
+                "database": {
+                    "host": HOST, "port": DATABASE_PORT, "name": "library", "sslMode": "disable",
+                    "existingSecret": "database",
+                },
+                "objects": {
+                    "bucket": BUCKETS[0], "endpoint": f"http://{HOST}:{OBJECTS_PORT}", "existingSecret": "objects",
+                },
+            },
+            "pulsar": {
+                "serviceUrl": self.site.broker.address.service_url, "adminUrl": self.site.broker.address.admin_url,
+                "existingSecret": "broker", "plaintextToken": True, "namespace": self.namespace,
+            },
+        }  # fmt: skip
 
 
 @contextlib.contextmanager
