@@ -11,28 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import psutil
-from prometheus_client.parser import text_string_to_metric_families
 from tests.bench import common  # noqa: F401  (finds tests/support and tests/infra)
-from tests.bench.analysis import Estimate, bootstrap, median, percentile
+from tests.bench.analysis import Estimate
+from tests.bench.kube_load import JOBS, MADE_BY_OPERATOR, NAMESPACE, RUNS, Replica, Server, control_plane, told_times
 from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
 
 import parts
-import real_kubernetes
-from clusters import Running, eventually, install_crds, program, training_run
+from clusters import program, training_run
 
 GOAL_A_SECOND = 43.0
 IDLE_MB, BUSY_MB = 150.0, 500.0
@@ -40,10 +33,6 @@ CLIENTS = 8
 PLAYERS = 8
 MOST_UNDERWAY = 2_000
 """Runs that are not through yet when further ones are held back: a queue without end would measure only itself."""
-NAMESPACE = "default"
-RUNS = f"/apis/esper.dev/v1alpha1/namespaces/{NAMESPACE}/trainingruns"
-JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
-SELECTOR = "app.kubernetes.io/managed-by=esper-operator"
 QUIET_SECONDS = 120.0
 """Without any run getting through, after which something is broken."""
 
@@ -56,53 +45,6 @@ class Course:
     job: dict[str, float] = field(default_factory=dict)
     finished: dict[str, float] = field(default_factory=dict)
     through: dict[str, float] = field(default_factory=dict)
-
-
-class Server:
-    """The API server by plain requests."""
-
-    def __init__(self, home: Path, port: int) -> None:
-        context = ssl.create_default_context(cafile=str(home / "pki/ca.pem"))
-        context.load_cert_chain(home / "pki/admin.pem", home / "pki/admin-key.pem")
-        self._base = f"https://127.0.0.1:{port}"
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=context, limit=64), timeout=aiohttp.ClientTimeout(total=None)
-        )
-
-    async def write(self, method: str, path: str, body: dict[str, Any]) -> None:
-        """One write; raises ``RuntimeError`` with the answer when it is refused."""
-        kind = "application/json" if method == "POST" else "application/merge-patch+json"
-        async with self._session.request(
-            method, self._base + path, data=json.dumps(body), headers={"Content-Type": kind}
-        ) as answer:
-            if answer.status >= 300:
-                raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
-            await answer.read()
-
-    async def changes(self, path: str, selector: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Objects as they change, from the beginning on."""
-        more = f"&labelSelector={selector}" if selector else ""
-        async with self._session.get(
-            f"{self._base}{path}?watch=1&allowWatchBookmarks=false&timeoutSeconds=3600{more}", read_bufsize=1 << 22
-        ) as stream:
-            async for line in stream.content:
-                yield json.loads(line)["object"]
-
-    async def requests(self) -> dict[tuple[str, str], float]:
-        """How many requests it has answered, by verb and resource."""
-        found: dict[tuple[str, str], float] = {}
-        async with self._session.get(f"{self._base}/metrics") as answer:
-            families = text_string_to_metric_families(await answer.text())
-        for sample in (each for family in families for each in family.samples):
-            if sample.name == "apiserver_request_total":
-                labels = sample.labels
-                what = "/".join(filter(None, (labels["resource"], labels["subresource"])))
-                found[labels["verb"], what] = found.get((labels["verb"], what), 0.0) + sample.value
-        return found
-
-    async def close(self) -> None:
-        """Give connections back."""
-        await self._session.close()
 
 
 async def play(server: Server, runs: int, course: Course) -> None:
@@ -120,7 +62,7 @@ async def play(server: Server, runs: int, course: Course) -> None:
             course.made[name] = time.perf_counter()
 
     async def see_jobs() -> None:
-        async for job in server.changes(JOBS, SELECTOR):
+        async for job in server.changes(JOBS, MADE_BY_OPERATOR):
             name = job["metadata"]["name"]
             if name not in course.job:
                 course.job[name] = time.perf_counter()
@@ -175,52 +117,9 @@ def _ended() -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Replica:
-    """The operator, a process of its own, and what it takes."""
-
-    def __init__(self, operator: Running) -> None:
-        self._operator, self._seen = operator, psutil.Process(operator.pid)
-
-    async def leads(self) -> None:
-        """Wait until it does."""
-        await asyncio.to_thread(eventually, self._operator.leads, 60.0, 0.2)
-
-    @property
-    def megabytes(self) -> float:
-        """Resident memory."""
-        return float(self._seen.memory_info().rss / 1e6)
-
-    @property
-    def seconds(self) -> float:
-        """Processor time so far."""
-        spent = self._seen.cpu_times()
-        return float(spent.user + spent.system)
-
-
-@asynccontextmanager
-async def _control_plane(home: Path) -> AsyncIterator[tuple[Server, str]]:
-    """etcd and an API server only."""
-    ports = real_kubernetes.free_ports()
-    real_kubernetes.prepare(home, ports)
-    for process in real_kubernetes.processes(home, ports)[:2]:
-        part = home / process.name
-        part.mkdir()
-        parts.launch(process.command, part)
-    parts.await_ready(lambda: real_kubernetes.ready(home, ports.api), home / "apiserver", patience=60)
-    kubeconfig = str(home / "admin.kubeconfig")
-    await asyncio.to_thread(install_crds, kubeconfig)
-    server = Server(home, ports.api)
-    try:
-        yield server, kubeconfig
-    finally:
-        await server.close()
-        for process in ("apiserver", "etcd"):
-            parts.stop(home / process)
-
-
 async def _measure(report: Report, runs: int) -> None:
     with parts.private("scale") as home, tempfile.TemporaryDirectory(prefix="esper-bench-") as folder:
-        async with _control_plane(home) as (server, kubeconfig):
+        async with control_plane(home) as (server, kubeconfig):
             with program(kubeconfig, NAMESPACE, Path(folder) / "log", log_level="warning") as started:
                 operator = Replica(started)
                 await operator.leads()
@@ -250,10 +149,7 @@ def _tell(
         ("from a Job that has ended to the run's status", course.finished, course.through),
     ):
         times = [(end[name] - start[name]) * 1e3 for name in end]
-        report.rows.append(reported(f"{of}, {words}, median", median(times), "ms"))
-        if percentile(times, 0.99) is not None:
-            late = bootstrap(times, lambda values: float(percentile(values.tolist(), 0.99) or 0.0))
-            report.rows.append(reported(f"{of}, {words}, 99th percentile", late, "ms"))
+        told_times(report, f"{of}, {words}", times)
         report.details[words] = times
     report.rows.append(
         bounded("memory of an idle operator", f"<= {IDLE_MB:g} MB", _one(idle), "MB", BELOW, IDLE_MB, "resident")

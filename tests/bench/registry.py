@@ -32,6 +32,8 @@ BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType(
         "pipeline": Benchmark("pipeline", "news by a broker, and kernels from request to memory", 440, 85),
         "ranks": Benchmark("ranks", "a training step on two ranks, beside one", 300, 100),
         "operator-scale": Benchmark("operator_scale", "training runs seen through by an operator", 600, 45),
+        "operator-news": Benchmark("operator_news", "from what runs say on a broker to their status", 200, 60),
+        "operator-cluster": Benchmark("operator_cluster", "training runs beside bare Jobs, on played nodes", 300, 60),
         "memory": Benchmark("memory", "memory of dormant and active seeds", 150, 70),
         "twin-error": Benchmark("twin_error", "how often the judge errs", 1200, 120),
     }

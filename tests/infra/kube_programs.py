@@ -56,6 +56,8 @@ CONTAINERD = Source(
 )
 DNS = Source("github.com/coredns/coredns", ("coredns",), "coredns", fixed="v1.12.4")
 SOURCES = (ETCD, KUBERNETES, CONTAINERD, DNS)
+KWOK = Source("sigs.k8s.io/kwok/cmd/kwok", ("kwok",), "kwok", fixed="v0.8.0")
+"""For benchmarks only: built when one needs it."""
 _STAMP = "k8s.io/component-base/version"
 
 
@@ -64,7 +66,7 @@ def program(name: str) -> Path:
     assets = os.environ.get("KUBEBUILDER_ASSETS", "")
     if assets and (given := Path(assets) / name).exists():
         return given
-    source = next(source for source in SOURCES if name in source.programs)
+    source = next(source for source in (*SOURCES, KWOK) if name in source.programs)
     return _built(source) / name
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,32 +12,10 @@ import pytest
 import brokers
 from clusters import Kube, Operators, eventually
 from esper.oona import Bus
-from esper.oona.keyfiles import load_signer, make_key
-from leyline.envelope import seal
-from leyline.messages import SeedState, SystemStatePacket, encode, type_of
-from leyline.topics import EPOCHS
+from leyline.messages import SeedState
+from telling import Trainer, following
 
 pytestmark = pytest.mark.slow
-_numbers = itertools.count(1)
-
-
-class Trainer:
-    """Says what a trainer would, with a key that is trusted or one that is not."""
-
-    def __init__(self, bus: Bus, folder: Path, name: str) -> None:
-        make_key(folder, name, ["tolaria"])
-        self._bus, self._signer = bus, load_signer(folder / f"{name}.pem")
-
-    def say(self, run: str, epoch: int, accuracy: float, **more: Any) -> None:
-        packet = SystemStatePacket(
-            run=run, epoch=epoch, epochs=20, epoch_seconds=2.0, controller_metrics={"accuracy": accuracy}, **more
-        )
-        data = seal(
-            encode(packet), type_of(packet), EPOCHS, f"tolaria/{run}", next(_numbers), self._signer, time.time(),
-            3600.0, run=run,
-        )  # fmt: skip
-        self._bus.publish(EPOCHS, data, key=run)
-        assert self._bus.flush(10.0) == 0
 
 
 @pytest.fixture
@@ -51,13 +28,9 @@ def bus() -> Iterator[Bus]:
 @pytest.fixture
 def broker(bus: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Settings of an operator that follows this bus."""
-    given = bus.settings
-    monkeypatch.setenv("ESPER_PULSAR_SERVICE_URL", given.service_url)
-    monkeypatch.setenv("ESPER_PULSAR_NAMESPACE", given.namespace)
-    if given.token is not None:
-        monkeypatch.setenv("ESPER_PULSAR_TOKEN", given.token.get_secret_value())
-    (tmp_path / "trusted").mkdir()
-    return {"bus_trust_dir": str(tmp_path / "trusted"), "progress_seconds": "0.2"}
+    for name, value in following(bus, tmp_path).items():
+        monkeypatch.setenv(name, value)
+    return {"progress_seconds": "0.2"}
 
 
 def followed(kube: Kube, operators: Operators, bus: Bus, broker: dict[str, str], folder: Path) -> Trainer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ Key = tuple[str, str, str]
 """Kind, namespace and name of a resource to look at."""
 Index = Mapping[Any, Any]
 """kopf's: under each key a collection of what was found for it."""
+_NOT_KEPT = ("managedFields", "ownerReferences")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,14 @@ class ResourceSeen:
 
     version: str
     text: bytes
+
+
+def resource_seen(body: Mapping[str, Any]) -> ResourceSeen:
+    """What is kept of a resource of our own."""
+    meta = {name: value for name, value in body["metadata"].items() if name not in _NOT_KEPT}
+    kept = {name: value for name, value in body.items() if name in ("apiVersion", "kind", "spec", "status")}
+    text = json.dumps(kept | {"metadata": meta}, separators=(",", ":"), default=dict).encode()
+    return ResourceSeen(meta["resourceVersion"], text)
 
 
 @dataclass

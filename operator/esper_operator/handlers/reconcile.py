@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from esper_operator import metrics
 from esper_operator.cluster import Cluster, Gone
-from esper_operator.handlers.indices import Index, Name, one
+from esper_operator.handlers.indices import Index, Name, ResourceSeen, one, resource_seen
 from esper_operator.handlers.queue import Again
 from esper_operator.library import KernelLibrary
 from esper_operator.plan.actions import Action, Adjust, Begin, Delete, Note, Object, Plan, Register
@@ -39,7 +39,7 @@ class Reconciler(ABC):
         clock: Callable[[], datetime] = now,
     ) -> None:  # fmt: skip
         self._index, self._cluster, self._library, self._clock = index, cluster, library, clock
-        self._written: dict[Name, Object] = {}
+        self._written: dict[Name, ResourceSeen] = {}
 
     @abstractmethod
     async def look(self, raw: Object, key: Name) -> Look:
@@ -89,7 +89,7 @@ class Reconciler(ABC):
         if made.status is None:
             return
         try:
-            self._written[key] = await self._cluster.write_status(raw, made.status)
+            self._written[key] = resource_seen(await self._cluster.write_status(raw, made.status))
         except Gone:
             return  # it was deleted: nobody reads its status any more
         metrics.ACTIONS.labels("Status", raw["kind"]).inc()
@@ -111,11 +111,11 @@ class Reconciler(ABC):
             self._written.pop(key, None)
             return None
         raw: Object = json.loads(told.text)
-        written = self._written.get(key)
-        if written is None:
-            return raw
-        same = written["metadata"]["uid"] == raw["metadata"]["uid"]
-        if same and int(written["metadata"]["resourceVersion"]) > int(raw["metadata"]["resourceVersion"]):
-            return written
-        del self._written[key]
+        own = self._written.get(key)
+        if own is not None:
+            written: Object = json.loads(own.text)
+            same = written["metadata"]["uid"] == raw["metadata"]["uid"]
+            if same and int(own.version) > int(told.version):
+                return written
+            del self._written[key]
         return raw

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from esper_operator.cluster.connection import REQUEST_SECONDS
-from esper_operator.handlers.indices import Indices, Key, Name, ResourceSeen
+from esper_operator.handlers.indices import Indices, Key, Name, resource_seen
 from esper_operator.handlers.storage import NoDiffs, NoProgress
 from esper_operator.keys import BLUEPRINT, DOMAIN, MANAGED_SELECTOR, RUN, RUN_UID
 from esper_operator.plan.blueprint import ChildSeen
@@ -26,7 +25,6 @@ PODS = ("", "v1", "pods")
 CONFIGS = ("", "v1", "configmaps")
 SERVICES = ("", "v1", "services")
 PAGE = 500
-_NOT_KEPT = ("managedFields", "ownerReferences")
 
 
 class Watches:
@@ -101,14 +99,6 @@ def settings() -> kopf.OperatorSettings:
     for group, _, plural in (JOBS, CONFIGS, SERVICES, PODS):
         made.watching.label_selectors[group, plural] = MANAGED_SELECTOR
     return made
-
-
-def resource_seen(body: Mapping[str, Any]) -> ResourceSeen:
-    """What is kept of a resource of our own."""
-    meta = {name: value for name, value in body["metadata"].items() if name not in _NOT_KEPT}
-    kept = {name: value for name, value in body.items() if name in ("apiVersion", "kind", "spec", "status")}
-    text = json.dumps(kept | {"metadata": meta}, separators=(",", ":"), default=dict).encode()
-    return ResourceSeen(meta["resourceVersion"], text)
 
 
 def _name(body: Mapping[str, Any]) -> Name:

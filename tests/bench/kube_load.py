@@ -1,0 +1,130 @@
+"""What benchmarks of the operator share: the API server by plain requests, and the operator that is measured."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+from tests.bench import common  # noqa: F401  (finds tests/support and tests/infra)
+from tests.bench.analysis import bootstrap, median, percentile
+from tests.bench.report import Report, reported
+
+import parts
+import real_kubernetes
+from clusters import Running, eventually, install_crds
+
+NAMESPACE = "default"
+RUNS = f"/apis/esper.dev/v1alpha1/namespaces/{NAMESPACE}/trainingruns"
+JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+MADE_BY_OPERATOR = "app.kubernetes.io/managed-by=esper-operator"
+
+
+class Server:
+    """The API server by plain requests."""
+
+    def __init__(self, home: Path, port: int) -> None:
+        context = ssl.create_default_context(cafile=str(home / "pki/ca.pem"))
+        context.load_cert_chain(home / "pki/admin.pem", home / "pki/admin-key.pem")
+        self._base = f"https://127.0.0.1:{port}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=context, limit=64), timeout=aiohttp.ClientTimeout(total=None)
+        )
+
+    async def write(self, method: str, path: str, body: dict[str, Any]) -> None:
+        """One write; raises ``RuntimeError`` with the answer when it is refused."""
+        kind = "application/json" if method == "POST" else "application/merge-patch+json"
+        async with self._session.request(
+            method, self._base + path, data=json.dumps(body), headers={"Content-Type": kind}
+        ) as answer:
+            if answer.status >= 300:
+                raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
+            await answer.read()
+
+    async def there(self, path: str) -> bool:
+        """Whether an object is."""
+        async with self._session.get(self._base + path) as answer:
+            return answer.status == 200
+
+    async def changes(self, path: str, selector: str = "") -> AsyncIterator[dict[str, Any]]:
+        """Objects as they change, from the beginning on."""
+        more = f"&labelSelector={selector}" if selector else ""
+        async with self._session.get(
+            f"{self._base}{path}?watch=1&allowWatchBookmarks=false&timeoutSeconds=3600{more}", read_bufsize=1 << 22
+        ) as stream:
+            async for line in stream.content:
+                yield json.loads(line)["object"]
+
+    async def requests(self) -> dict[tuple[str, str], float]:
+        """How many requests it has answered, by verb and resource."""
+        found: dict[tuple[str, str], float] = {}
+        async with self._session.get(f"{self._base}/metrics") as answer:
+            families = text_string_to_metric_families(await answer.text())
+        for sample in (each for family in families for each in family.samples):
+            if sample.name == "apiserver_request_total":
+                labels = sample.labels
+                what = "/".join(filter(None, (labels["resource"], labels["subresource"])))
+                found[labels["verb"], what] = found.get((labels["verb"], what), 0.0) + sample.value
+        return found
+
+    async def close(self) -> None:
+        """Give connections back."""
+        await self._session.close()
+
+
+class Replica:
+    """The operator, a process of its own, and what it takes."""
+
+    def __init__(self, operator: Running) -> None:
+        self._operator, self._seen = operator, psutil.Process(operator.pid)
+
+    async def leads(self) -> None:
+        """Wait until it does."""
+        await asyncio.to_thread(eventually, self._operator.leads, 60.0, 0.2)
+
+    @property
+    def megabytes(self) -> float:
+        """Resident memory."""
+        return float(self._seen.memory_info().rss / 1e6)
+
+    @property
+    def seconds(self) -> float:
+        """Processor time so far."""
+        spent = self._seen.cpu_times()
+        return float(spent.user + spent.system)
+
+
+@asynccontextmanager
+async def control_plane(home: Path) -> AsyncIterator[tuple[Server, str]]:
+    """etcd and an API server only."""
+    ports = real_kubernetes.free_ports()
+    real_kubernetes.prepare(home, ports)
+    for process in real_kubernetes.processes(home, ports)[:2]:
+        part = home / process.name
+        part.mkdir()
+        parts.launch(process.command, part)
+    parts.await_ready(lambda: real_kubernetes.ready(home, ports.api), home / "apiserver", patience=60)
+    kubeconfig = str(home / "admin.kubeconfig")
+    await asyncio.to_thread(install_crds, kubeconfig)
+    server = Server(home, ports.api)
+    try:
+        yield server, kubeconfig
+    finally:
+        await server.close()
+        for process in ("apiserver", "etcd"):
+            parts.stop(home / process)
+
+
+def told_times(report: Report, of: str, milliseconds: Sequence[float]) -> None:
+    """Report their median, and their 99th percentile where there are enough of them."""
+    report.rows.append(reported(f"{of}, median", median(milliseconds), "ms"))
+    if percentile(milliseconds, 0.99) is not None:
+        late = bootstrap(milliseconds, lambda values: float(percentile(values.tolist(), 0.99) or 0.0))
+        report.rows.append(reported(f"{of}, 99th percentile", late, "ms"))
