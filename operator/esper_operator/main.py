@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import structlog
 
+from esper.ending import run_to_the_end
 from esper_operator import metrics, serving
 from esper_operator.cluster import Cluster, LeaseLost, connect, lead
 from esper_operator.handlers.auditing import Audit
@@ -141,6 +142,10 @@ class Operator:
 
 def main() -> None:
     """Run until told to stop. Exit codes: 0 stopped as told, 2 settings are wrong, 3 failed or the Lease was lost."""
+    run_to_the_end(_operate)
+
+
+def _operate() -> None:
     try:
         settings = load()
     except ValueError as error:

@@ -14,6 +14,7 @@ import torch
 from tests.bench import common  # noqa: F401  (finds tests/support)
 from tests.bench.registry import BENCHMARKS
 
+from esper.ending import run_to_the_end
 from esper.kernel.hardware import hardware_target
 
 
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_the_end(main)

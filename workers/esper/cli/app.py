@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from esper.cli.ending import run_to_the_end
 from esper.cli.guard import guarded
 from esper.cli.oona import oona
 from esper.cli.tezzeret import tezzeret
 from esper.cli.urabrask import urabrask
 from esper.cli.urza import urza
+from esper.ending import run_to_the_end
 
 app = typer.Typer(
     name="esper",

@@ -1,4 +1,4 @@
-"""How the process ends once a command is done."""
+"""How a process ends once its command is done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BROKERS_CLIENT = "_pulsar"
 
 
 def run_to_the_end(command: Callable[[], object]) -> None:
-    """Run a command that ends with ``SystemExit``, and end the process with its code.
+    """Run a command that returns or ends with ``SystemExit``, and end the process with its code.
 
     A thread of the broker's client that calls into an interpreter which is being torn down aborts the process: seldom,
     and then its exit code is lost. So where that client was loaded, what an interpreter does at its end is done here,
@@ -26,6 +26,8 @@ def run_to_the_end(command: Callable[[], object]) -> None:
         if BROKERS_CLIENT not in sys.modules or not (ended.code is None or isinstance(ended.code, int)):
             raise
         _end(ended.code or 0)
+    if BROKERS_CLIENT in sys.modules:
+        _end(0)
 
 
 def _end(code: int) -> None:

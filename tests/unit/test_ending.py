@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import atexit, sys, threading, time, types
-from esper.cli.ending import run_to_the_end
+from esper.ending import run_to_the_end
 if {loaded}:
     sys.modules["_pulsar"] = types.ModuleType("_pulsar")
 
@@ -28,27 +28,30 @@ atexit.register(print, "exit function")
 def command():
     threading.Thread(target=last).start()
     print("command", end=" ")
-    sys.exit({code})
+    {end}
 
 run_to_the_end(command)
 """
 
 
-@pytest.mark.parametrize("code", ["0", "3", "130", "None"])
+ENDS = {"sys.exit(0)": 0, "sys.exit(3)": 3, "sys.exit(130)": 130, "sys.exit(None)": 0, "return": 0}
+
+
+@pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("loaded", [True, False])
-def test_everything_is_done_that_is_done_at_an_end_and_the_code_is_kept(code: str, loaded: bool) -> None:
+def test_everything_is_done_that_is_done_at_an_end_and_the_code_is_kept(end: str, loaded: bool) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(loaded=loaded, code=code)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM.format(loaded=loaded, end=end)], capture_output=True, text=True, check=False
     )
     said = done.stdout.split("\n")[:-1]
-    assert (done.returncode, done.stderr) == (0 if code == "None" else int(code), "")
+    assert (done.returncode, done.stderr) == (ENDS[end], "")
     # Only where nobody's threads can call into it is the interpreter torn down.
     assert said == ["command thread", "exit function", *([] if loaded else ["torn down"])]
 
 
 @pytest.mark.parametrize("loaded", [True, False])
 def test_what_a_command_fails_with_is_said_as_ever(loaded: bool) -> None:
-    program = PROGRAM.format(loaded=loaded, code="'a reason'")
+    program = PROGRAM.format(loaded=loaded, end="sys.exit('a reason')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (1, "a reason")
 
@@ -56,7 +59,7 @@ def test_what_a_command_fails_with_is_said_as_ever(loaded: bool) -> None:
 def test_output_that_is_lost_is_an_error() -> None:
     program = """
 import sys, types
-from esper.cli.ending import run_to_the_end
+from esper.ending import run_to_the_end
 sys.modules["_pulsar"] = types.ModuleType("_pulsar")
 
 def command():
