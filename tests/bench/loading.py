@@ -19,6 +19,7 @@ import torch
 from tests.bench.analysis import Estimate, median
 from tests.bench.report import BELOW, Report, bounded, reported
 
+from esper.cache import cache_directory
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel import PublicKeys, SigningKey, load_kernel, read_artifact, sign_validated
 from esper.kernel.artifact import Artifact
@@ -85,7 +86,7 @@ def _halves(report: Report, artifact: Artifact, keys: PublicKeys, root: Path, co
     for number in range(count):
         for name, times in found.items():
             library = root / f"{number}-{name}"
-            shutil.copyfile(pair.cache_directory() / f"{artifact.manifest.blobs[name].sha256}.so", library)
+            shutil.copyfile(cache_directory(pair.CACHE) / f"{artifact.manifest.blobs[name].sha256}.so", library)
             times.append(_timed(lambda library=library: pair.load_half(library)))  # type: ignore[misc]
             library.unlink()
     for name, times in found.items():

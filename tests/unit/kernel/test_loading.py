@@ -10,7 +10,6 @@ import torch
 from artifacts import BUILDER, KEYS, VALIDATOR, VECTOR, blobbed, certified
 from esper.kernel import load_kernel, read_artifact, sign_built, sign_validated, write_artifact
 from esper.kernel.backends import backend, backend_for
-from esper.kernel.backends.pair import cache_directory
 from esper.kernel.errors import ArtifactError, BackendUnavailable, ForeignArtifact, MalformedManifest
 from esper.kernel.hardware import built_with, compiler, hardware_target, toolchain, toolchain_hash
 from leyline import canonical
@@ -63,15 +62,6 @@ def test_nothing_unsigned_reaches_the_dynamic_linker(tmp_path: Path, monkeypatch
     with pytest.raises(ArtifactError):
         load_kernel(path, KEYS)
     assert opened == []
-
-
-def test_a_cache_others_can_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ESPER_CACHE_DIR", str(tmp_path / "cache"))
-    path = cache_directory()
-    assert path.stat().st_mode & 0o777 == 0o700
-    path.chmod(0o777)
-    with pytest.raises(Exception, match="another user can write"):
-        cache_directory()
 
 
 def test_targets_and_toolchains_name_what_matters() -> None:

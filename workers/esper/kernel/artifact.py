@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from esper.files import write_file
 from esper.kernel import hardware
 from esper.kernel.errors import ArtifactError, TamperedArtifact
-from esper.kernel.files import write_file
 from esper.kernel.signing import Signature
 from leyline import canonical
 from leyline.blueprint import BlueprintIR

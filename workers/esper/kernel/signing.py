@@ -19,8 +19,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from esper.errors import BadInput
+from esper.files import write_file
 from esper.kernel.errors import UnsignedArtifact
-from esper.kernel.files import write_file
 
 if TYPE_CHECKING:
     from esper.kernel.artifact import Artifact

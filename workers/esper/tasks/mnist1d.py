@@ -1,13 +1,14 @@
 """MNIST-1D (Greydanus and Kobak, 2020): ten noisy, shifted, sheared 40-point signals; a 1-D convolutional host.
 
-The data are generated on the spot by the ``mnist1d`` package, without a download, and kept in memory. The host with
-its default size has about 600 parameters; ``branches`` adds the residual branches that a grown host would have.
+The data are generated on the spot by the ``mnist1d`` package, without a download, and kept. The host with its default
+size has about 600 parameters; ``branches`` adds the residual branches that a grown host would have.
 """
 
 from __future__ import annotations
 
 import random
 from functools import lru_cache
+from importlib.metadata import version
 
 import numpy
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from esper.tasks.convnet import ConvNet
 from esper.tasks.data import consecutive
+from esper.tasks.kept import kept
 from esper.tasks.losses import accuracy, counts_per_block, cross_entropy, require
 from esper.tasks.task import Task
 
@@ -23,7 +25,14 @@ _STRIDES = (2, 2, 2)
 
 
 @lru_cache(maxsize=4)
-def _signals(examples: int) -> tuple[Tensor, Tensor]:
+def signals(examples: int) -> tuple[Tensor, Tensor]:
+    """The first so many signals, (examples, 1, 40) float32, and their classes, (examples,) int64; made or kept."""
+    made_by = "-".join(f"{package}{version(package)}" for package in ("mnist1d", "numpy", "scipy"))
+    found = kept(f"mnist1d-{_DATA_SEED}-{examples}-{made_by}", lambda: _generated(examples))
+    return found["signals"], found["labels"]
+
+
+def _generated(examples: int) -> dict[str, Tensor]:
     # Imported late: the package loads a plotting library, which takes seconds.
     from mnist1d.data import get_dataset_args, make_dataset
 
@@ -38,7 +47,8 @@ def _signals(examples: int) -> tuple[Tensor, Tensor]:
         random.setstate(python_state)
         numpy.random.set_state(numpy_state)
     signals = torch.from_numpy(numpy.asarray(generated["x"], dtype=numpy.float32)).unsqueeze(1)
-    return signals[:examples], torch.from_numpy(numpy.asarray(generated["y"], dtype=numpy.int64))[:examples]
+    labels = torch.from_numpy(numpy.asarray(generated["y"], dtype=numpy.int64))
+    return {"signals": signals[:examples].contiguous(), "labels": labels[:examples].contiguous()}
 
 
 def task(
@@ -60,8 +70,8 @@ def task(
     sizes = (train_examples, controller_examples, report_examples)
     for name, size in zip(("train_examples", "controller_examples", "report_examples"), sizes, strict=True):
         require(10 <= size <= 1_000_000, name, size, "it must be from 10 to 1,000,000")
-    signals, labels = _signals(sum(sizes))
-    train, controller, report = consecutive(signals, labels, sizes)
+    made, labels = signals(sum(sizes))
+    train, controller, report = consecutive(made, labels, sizes)
     return Task(
         model=ConvNet(
             1,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from esper.errors import BadInput
-from esper.kernel.files import write_file
+from esper.files import write_file
 from esper.kernel.signing import PublicKeys, SigningKey
 from esper.urza.errors import LibraryUnavailable
 

@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from esper.cache import cache_directory
 from esper.errors import BadInput
+from esper.files import write_file
 from esper.kernel.artifact import Artifact, PairCall
-from esper.kernel.files import write_file
 
-__all__ = ["BACKWARD", "FORWARD", "Pair", "cache_directory", "open_pair"]
+__all__ = ["BACKWARD", "CACHE", "FORWARD", "Pair", "open_pair"]
 
 FORWARD = "forward.so"
 BACKWARD = "backward.so"
+CACHE = "kernels"
+"""Name of the cache that extracted libraries are in."""
 
 Half = Callable[[Sequence[Tensor]], list[Tensor]]
 _halves: dict[str, Half] = {}
@@ -107,27 +110,8 @@ def load_half(library: Path) -> Half:
 
 def _extract(artifact: Artifact, name: str, digest: str) -> Path:
     """Put the verified bytes where only this user can change them, under their digest."""
-    target = cache_directory() / f"{digest}.so"
+    target = cache_directory(CACHE) / f"{digest}.so"
     data = artifact.blob(name)
     if not (target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == digest):
         write_file(target, data, mode=0o500)
     return target
-
-
-def cache_directory() -> Path:
-    """Return the private directory of extracted libraries: ``$ESPER_CACHE_DIR``, else below the user's cache.
-
-    Raises:
-        BadInput: it can't be made, or another user could write to it.
-    """
-    home = os.environ.get("ESPER_CACHE_DIR")
-    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esper"
-    path = base / "kernels"
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.stat()
-    except OSError as error:
-        raise BadInput(f"{path}: the kernel cache can't be made ({error.strerror}); set ESPER_CACHE_DIR") from error
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise BadInput(f"{path}: another user can write to the kernel cache; chmod 700 it or set ESPER_CACHE_DIR")
-    return path
