@@ -45,10 +45,13 @@ class WorkQueue(Generic[K]):
 
     def add_within(self, key: K, seconds: float) -> None:
         """Look at this key in so many seconds, or when it was to be looked at before that."""
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
         timer = self._timers.get(key)
-        if timer is None or timer.when() > now + seconds:
-            self._later(key, seconds)
+        if timer is not None:
+            if timer.when() <= loop.time() + seconds:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_later(max(seconds, 0.0), self._due, key)
 
     def forget(self, key: K) -> None:
         """The resource is gone: nothing is remembered about it."""
@@ -75,7 +78,7 @@ class WorkQueue(Generic[K]):
                 self._dirty.discard(key)
                 self.add(key)
             if after is not None:
-                self._later(key, after)
+                self.add_within(key, after)  # news that came meanwhile may want it sooner
 
     async def _attempt(self, key: K) -> float | None:
         try:
@@ -91,11 +94,6 @@ class WorkQueue(Generic[K]):
             return after
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         return min(FIRST_DELAY * 2.0 ** min(failures - 1, 20), LONGEST_DELAY)
-
-    def _later(self, key: K, seconds: float) -> None:
-        if (timer := self._timers.pop(key, None)) is not None:
-            timer.cancel()
-        self._timers[key] = asyncio.get_running_loop().call_later(max(seconds, 0.0), self._due, key)
 
     def _due(self, key: K) -> None:
         self._timers.pop(key, None)

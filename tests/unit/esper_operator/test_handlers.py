@@ -120,6 +120,27 @@ def test_a_key_comes_back_when_it_asked_to_and_news_may_bring_it_sooner() -> Non
     asyncio.run(run())
 
 
+def test_news_that_comes_while_a_key_is_worked_on_is_not_put_off() -> None:
+    async def run() -> None:
+        looks = 0
+
+        async def work(key: str) -> float | None:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                queue.add_within(key, 0.02)
+                await asyncio.sleep(0.01)
+                return 300.0
+            return None
+
+        queue: WorkQueue[str] = WorkQueue(work)
+        queue.add("a")
+        await served(queue, 0.3)
+        assert looks == 2
+
+    asyncio.run(run())
+
+
 def test_what_is_forgotten_does_not_come_back() -> None:
     async def run() -> None:
         looks = 0
