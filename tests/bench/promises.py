@@ -307,6 +307,18 @@ HELD = (
         "tests/cluster/test_installation.py::test_a_burst_of_blueprints_is_worked_off_and_a_wrong_one_holds_up_nobody",
     ),
     Held(
+        "`helm install` with `dev.enabled` and nothing else is a whole installation",
+        "kernels are built and measured, and `helm test` trains a network",
+        "PostgreSQL, S3 server and Pulsar in restricted pods of a real node, in an image of the tests' own",
+        "tests/cluster/test_trial.py::test_helms_own_test_trains_a_network",
+    ),
+    Held(
+        "On claims the data of a trial's servers outlives their pods",
+        "what was built before is there, and what comes after is built",
+        "all three pods deleted",
+        "tests/cluster/test_trial.py::test_data_on_claims_outlives_the_pods",
+    ),
+    Held(
         "The operator needs no more rights than its table has",
         "no request forbidden",
         "everything it does, as a service account with these rights only",

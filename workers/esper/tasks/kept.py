@@ -35,7 +35,7 @@ def kept(name: str, make: Callable[[], Tensors]) -> Tensors:
     try:
         return load(path.read_bytes())
     except FileNotFoundError:
-        pass
+        _LOG.debug("%s is made for the first time", path)
     except (OSError, SafetensorError) as error:
         _LOG.warning("%s is made again: %s", path, error)
     made = make()
