@@ -149,6 +149,6 @@ async def _chatter(talk: Talk, seconds: int) -> float:
 def run(quick: bool = False) -> Report:
     """Measure."""
     report = Report()
-    arguments: Any = (20, 100, 10) if quick else (100, 1_500, 60)
+    arguments: Any = (20, 100, 10) if quick else (50, 1_000, 60)
     asyncio.run(_measure(report, *arguments))
     return report
