@@ -37,6 +37,11 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Estimate:
     return Estimate(share, low, 1.0 if successes == n else min(1.0, middle + half), n)
 
 
+def single(value: float) -> Estimate:
+    """What was observed once: an interval without width."""
+    return Estimate(value, value, value, 1)
+
+
 def median(values: Sequence[float]) -> Estimate:
     """The median, with the narrowest interval between two order statistics that covers it at 95 % or more.
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -102,24 +104,29 @@ class Replica:
 
 
 @asynccontextmanager
-async def control_plane(home: Path) -> AsyncIterator[tuple[Server, str]]:
-    """etcd and an API server only."""
+async def control_plane(
+    home: Path, more: Mapping[str, Sequence[str]] = MappingProxyType({"etcd": (), "apiserver": ()})
+) -> AsyncIterator[tuple[Server, str]]:
+    """The programs of a control plane that ``more`` names, with these further arguments."""
     ports = real_kubernetes.free_ports()
     real_kubernetes.prepare(home, ports)
-    for process in real_kubernetes.processes(home, ports)[:2]:
-        part = home / process.name
-        part.mkdir()
-        parts.launch(process.command, part)
-    parts.await_ready(lambda: real_kubernetes.ready(home, ports.api), home / "apiserver", patience=60)
-    kubeconfig = str(home / "admin.kubeconfig")
-    await asyncio.to_thread(install_crds, kubeconfig)
-    server = Server(home, ports.api)
+    programs = [
+        replace(each, command=[*each.command, *more[each.name]])
+        for each in real_kubernetes.processes(home, ports)
+        if each.name in more
+    ]
     try:
-        yield server, kubeconfig
+        real_kubernetes.launch(home, ports, programs)
+        kubeconfig = str(home / "admin.kubeconfig")
+        await asyncio.to_thread(install_crds, kubeconfig)
+        server = Server(home, ports.api)
+        try:
+            yield server, kubeconfig
+        finally:
+            await server.close()
     finally:
-        await server.close()
-        for process in ("apiserver", "etcd"):
-            parts.stop(home / process)
+        for each in reversed(programs):
+            parts.stop(home / each.name)
 
 
 def told_times(report: Report, of: str, milliseconds: Sequence[float]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from tests.bench.analysis import Estimate, median
+from tests.bench.analysis import median, single
 from tests.bench.report import BELOW, Report, bounded, reported
 
 from esper.cache import cache_directory
@@ -79,9 +79,7 @@ def _artifact(
 def _halves(report: Report, artifact: Artifact, keys: PublicKeys, root: Path, count: int) -> None:
     """The first load of the process, then each half from ``count`` files of its own, the two taking turns."""
     first = _timed(lambda: load_kernel(artifact.path, keys))
-    report.rows.append(
-        reported("first compiled pair a process loads", Estimate(first, first, first, 1), "ms", "extracted, verified")
-    )
+    report.rows.append(reported("first compiled pair a process loads", single(first), "ms", "extracted, verified"))
     found: dict[str, list[float]] = {FORWARD: [], BACKWARD: []}
     for number in range(count):
         for name, times in found.items():

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.bench.analysis import Estimate, median
-from tests.bench.kube_load import JOBS, NAMESPACE, RUNS, Replica, Server
+from tests.bench.analysis import median, single
+from tests.bench.kube_load import JOBS, NAMESPACE, RUNS, Replica, Server, control_plane
 from tests.bench.report import ABOVE, Report, bounded, reported
 
 import kwok
 import parts
-import real_kubernetes
-from clusters import install_crds, program, training_run
+from clusters import program, training_run
 
 GOAL = 0.5
 CLIENTS = 8
@@ -89,9 +88,6 @@ def succeeded(run: dict[str, Any]) -> bool:
 
 @asynccontextmanager
 async def _cluster(home: Path) -> AsyncIterator[tuple[Server, str]]:
-    ports = real_kubernetes.free_ports()
-    real_kubernetes.prepare(home, ports)
-    kubeconfig = str(home / "admin.kubeconfig")
     client = SCHEDULER | {"kubeconfig": str(home / "scheduler.kubeconfig")}
     (home / "scheduler.yaml").write_text(
         yaml.safe_dump(
@@ -101,31 +97,25 @@ async def _cluster(home: Path) -> AsyncIterator[tuple[Server, str]]:
             }
         )
     )  # fmt: skip
-    more = {"controller-manager": MANAGER, "scheduler": (f"--config={home}/scheduler.yaml",)}
-    started = []
-    for process in real_kubernetes.processes(home, ports):
-        part = home / process.name
-        part.mkdir()
-        parts.launch([*process.command, *more.get(process.name, ())], part)
-        started.append(part)
-        if process.name == "apiserver":
-            parts.await_ready(lambda: real_kubernetes.ready(home, ports.api), part, patience=60)
-    await asyncio.to_thread(install_crds, kubeconfig)
-    (home / "kwok").mkdir()
-    kwok.start(home / "kwok", kubeconfig)
-    started.append(home / "kwok")
-    server = Server(home, ports.api)
-    try:
-        for number in range(NODES):
-            await server.write("POST", "/api/v1/nodes", kwok.node(f"node-{number}"))
-        async with asyncio.timeout(60):
-            while not await server.there(ACCOUNT):  # pods are refused before
-                await asyncio.sleep(0.2)
-        yield server, kubeconfig
-    finally:
-        await server.close()
-        for part in reversed(started):
-            parts.stop(part)
+    more = {
+        "etcd": (),
+        "apiserver": (),
+        "controller-manager": MANAGER,
+        "scheduler": (f"--config={home}/scheduler.yaml",),
+    }
+    async with control_plane(home, more) as (server, kubeconfig):
+        nodes = home / "kwok"
+        nodes.mkdir()
+        kwok.start(nodes, kubeconfig)
+        try:
+            for number in range(NODES):
+                await server.write("POST", "/api/v1/nodes", kwok.node(f"node-{number}"))
+            async with asyncio.timeout(60):
+                while not await server.there(ACCOUNT):  # pods are refused before
+                    await asyncio.sleep(0.2)
+            yield server, kubeconfig
+        finally:
+            parts.stop(nodes)
 
 
 async def _measure(report: Report, runs: int, rounds: int) -> None:
@@ -148,24 +138,20 @@ async def _measure(report: Report, runs: int, rounds: int) -> None:
     of = "a whole control plane with played nodes"
     note = f"{len(TURNS) * rounds} turns of {each}, Jobs and runs one after the other; everything on the same cores"
     report.rows.append(
-        bounded(f"training runs to bare Jobs on {of}, completed a second", f">= {GOAL:g}", _of(pairs), "", ABOVE, GOAL,
-                note)
+        bounded(
+            f"training runs to bare Jobs on {of}, completed a second", f">= {GOAL:g}", median(pairs), "", ABOVE, GOAL,
+            note,
+        )
     )  # fmt: skip
-    report.rows.append(reported(f"bare Jobs on {of}", _of(rates["jobs"]), "/s"))
-    report.rows.append(reported(f"training runs on {of}", _of(rates["runs"]), "/s"))
-    cost = spent / (each * 2 * rounds) * 1e3
-    report.rows.append(
-        reported(f"processor time of the operator for a run on {of}", Estimate(cost, cost, cost, 1), "ms")
-    )
+    report.rows.append(reported(f"bare Jobs on {of}", median(rates["jobs"]), "/s"))
+    report.rows.append(reported(f"training runs on {of}", median(rates["runs"]), "/s"))
+    cost = single(spent / (each * 2 * rounds) * 1e3)
+    report.rows.append(reported(f"processor time of the operator for a run on {of}", cost, "ms"))
     report.details |= {"rates": rates, "each": each}
 
 
 def _run(name: str) -> dict[str, Any]:
     return training_run(name, resources={"limits": LIMITS})
-
-
-def _of(values: list[float]) -> Estimate:
-    return median(values)
 
 
 def run(quick: bool = False) -> Report:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.bench.analysis import Estimate
+from tests.bench.analysis import single
 from tests.bench.kube_load import JOBS, MADE_BY_OPERATOR, NAMESPACE, RUNS, Replica, Server, control_plane, told_times
 from tests.bench.report import BELOW, Report, bounded
 
@@ -116,7 +116,7 @@ async def _measure(report: Report, runs: int, changes: int, seconds: int) -> Non
     )
     report.rows.append(
         bounded(
-            "writes of a run's status for its news, a second", f"<= {GOAL_PATCHES:g}", Estimate(often, often, often, 1),
+            "writes of a run's status for its news, a second", f"<= {GOAL_PATCHES:g}", single(often),
             "", BELOW, GOAL_PATCHES, f"{of}, each says an epoch a second for {seconds} s, and no seed moves",
         )
     )  # fmt: skip

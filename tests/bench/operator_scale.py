@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import common  # noqa: F401  (finds tests/support and tests/infra)
-from tests.bench.analysis import Estimate
+from tests.bench.analysis import single
 from tests.bench.kube_load import JOBS, MADE_BY_OPERATOR, NAMESPACE, RUNS, Replica, Server, control_plane, told_times
 from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
 
@@ -142,7 +142,9 @@ def _tell(
     rate = runs / lasted
     note = f"{lasted:.0f} s; made by {CLIENTS} clients, at most {MOST_UNDERWAY:,} underway; Jobs' ends are played"
     report.rows.append(
-        bounded(f"{of}, seen through a second", f">= {GOAL_A_SECOND:g}/s", _one(rate), "/s", ABOVE, GOAL_A_SECOND, note)
+        bounded(
+            f"{of}, seen through a second", f">= {GOAL_A_SECOND:g}/s", single(rate), "/s", ABOVE, GOAL_A_SECOND, note
+        )
     )
     for words, start, end in (
         ("from a run that is made to its Job", course.made, course.job),
@@ -152,23 +154,21 @@ def _tell(
         told_times(report, f"{of}, {words}", times)
         report.details[words] = times
     report.rows.append(
-        bounded("memory of an idle operator", f"<= {IDLE_MB:g} MB", _one(idle), "MB", BELOW, IDLE_MB, "resident")
+        bounded("memory of an idle operator", f"<= {IDLE_MB:g} MB", single(idle), "MB", BELOW, IDLE_MB, "resident")
     )
     report.rows.append(
-        bounded(f"memory of an operator after {of}", f"<= {BUSY_MB:g} MB", _one(busy), "MB", BELOW, BUSY_MB, "resident")
+        bounded(
+            f"memory of an operator after {of}", f"<= {BUSY_MB:g} MB", single(busy), "MB", BELOW, BUSY_MB, "resident"
+        )
     )
-    report.rows.append(reported(f"{of}, processor time of the operator for each", _one(spent / runs * 1e3), "ms"))
+    report.rows.append(reported(f"{of}, processor time of the operator for each", single(spent / runs * 1e3), "ms"))
     often = {f"{verb} {what}": round(count, 2) for (verb, what), count in sorted(calls.items()) if count >= 0.05}
     report.rows.append(
         reported(
-            f"{of}, requests to the API server for each", _one(sum(often.values())), "", f"{often}; with the played"
+            f"{of}, requests to the API server for each", single(sum(often.values())), "", f"{often}; with the played"
         )
     )
     report.details["requests"] = often
-
-
-def _one(value: float) -> Estimate:
-    return Estimate(value, value, value, 1)
 
 
 def run(quick: bool = False) -> Report:

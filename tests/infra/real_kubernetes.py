@@ -10,6 +10,7 @@ import os
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,16 +143,21 @@ def ready(home: Path, port: int) -> bool:
         return False
 
 
-def start(home: Path) -> dict[str, Any]:
-    """Start a control plane in ``home`` and give it the custom resources; returns its ``kubeconfig``."""
-    ports = free_ports()
-    prepare(home, ports)
-    for process in processes(home, ports):
+def launch(home: Path, ports: Ports, programs: Iterable[Process]) -> None:
+    """Start programs of the control plane, each in a folder of its name; what follows the API server waits for it."""
+    for process in programs:
         part = home / process.name
         part.mkdir()
         parts.launch(process.command, part)
         if process.name == "apiserver":
             parts.await_ready(lambda: ready(home, ports.api), part, patience=60)
+
+
+def start(home: Path) -> dict[str, Any]:
+    """Start a control plane in ``home`` and give it the custom resources; returns its ``kubeconfig``."""
+    ports = free_ports()
+    prepare(home, ports)
+    launch(home, ports, processes(home, ports))
     return {"kubeconfig": str(home / "admin.kubeconfig"), "home": str(home), "port": ports.api}
 
 

@@ -142,14 +142,8 @@ class Broker:
         """What starts it."""
         conf = self.home / "conf"
         command = ["java", *_MEMORY, *program(f"{conf}:{jars()}/*"), "-c", str(conf / "standalone.conf")]
-        command += [
-            "-nfw",
-            "-nss",
-            "--metadata-dir",
-            str(self.home / "meta"),
-            "--bookkeeper-dir",
-            str(self.home / "bk"),
-        ]
+        command += ["-nfw", "-nss", "--metadata-dir", str(self.home / "meta")]
+        command += ["--bookkeeper-dir", str(self.home / "bk")]
         return [*command, "-a", self._host]
 
     def wait(self) -> None:

@@ -132,7 +132,7 @@ def _work(payload: bytes, log: str, variables: Mapping[str, str], folder: str) -
         os.environ.clear()
         os.environ.update(variables)
         os.chdir(folder)
-        cloudpickle.loads(payload)()
+        cloudpickle.loads(payload)()  # what its own parent sent it, through the server's pipe
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
