@@ -79,14 +79,15 @@ class Operator:
             return None
         return KernelLibrary(told.urza_url, told.urza_token_file)
 
-    def _news(self, heard: Callable[[str, bool], None]) -> Listener | None:
-        if self._settings.bus_trust_dir is None:
+    def _news(self, heard: Callable[[str], None]) -> Listener | None:
+        folder, seconds = self._settings.bus_trust_dir, self._settings.progress_seconds
+        if folder is None:
             return None
         # Only here: an operator that follows nothing needs no client of the broker.
         from esper.oona.pulsar import PulsarBus, load_settings
 
         broker = load_settings()
-        return Listener(lambda: PulsarBus(broker), self._settings.bus_trust_dir, heard)
+        return Listener(lambda: PulsarBus(broker), folder, heard, seconds)
 
     async def _work(self, cluster: Cluster, stopped: asyncio.Event) -> None:
         log.info("leading as %s", self._settings.identity)
@@ -100,15 +101,18 @@ class Operator:
             if news is not None and key[0] == "TrainingRun":
                 news.forget(key[2])  # the next of this name begins anew
 
-        watches = Watches(queue.add, gone)
+        def changed(key: Key, awaited: bool) -> None:
+            if awaited:
+                queue.add(key)
+            else:
+                queue.add_within(key, settings.batch_seconds)
+
+        watches = Watches(changed, gone)
         indices, library = watches.indices, self._library()
 
-        def heard(run: str, turned: bool) -> None:
+        def heard(run: str) -> None:
             for key in indices.called(run):
-                if turned:
-                    queue.add(key)  # what people wait for is told at once
-                else:
-                    queue.add_within(key, settings.progress_seconds)
+                queue.add(key)
 
         news = self._news(heard)
         pooling = Pooling(cluster, library, settings.pools_namespace) if library and settings.pools_namespace else None

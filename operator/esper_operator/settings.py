@@ -73,6 +73,13 @@ class OperatorSettings(BaseSettings):
     pod_template: dict[str, Any] = Field(
         {}, description="partial pod template laid over every training pod, and under the run's own `podTemplate`"
     )
+    batch_seconds: float = Field(
+        0.5,
+        ge=0,
+        le=60,
+        description="seconds in which further changes of a run's Job and pods, or of a status, are taken up together; "
+        "a changed spec is looked at immediately",
+    )
     grace_seconds: int = Field(30, ge=1, le=3600, description="seconds a pod has to write its checkpoint")
     workers: int = Field(16, ge=1, le=256, description="resources worked on at once")
     host: str = Field("127.0.0.1", description="address of /healthz, /readyz and /metrics; in a pod `0.0.0.0`")

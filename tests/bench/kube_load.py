@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -40,24 +41,34 @@ class Server:
             connector=aiohttp.TCPConnector(ssl=context, limit=64), timeout=aiohttp.ClientTimeout(total=None)
         )
 
-    async def write(self, method: str, path: str, body: dict[str, Any]) -> None:
-        """One write; raises ``RuntimeError`` with the answer when it is refused."""
-        kind = "application/json" if method == "POST" else "application/merge-patch+json"
+    async def write(
+        self, method: str, path: str, body: dict[str, Any], kind: str = "application/merge-patch+json"
+    ) -> dict[str, Any]:
+        """One write, a patch of this kind if it is one; raises ``RuntimeError`` with the answer when it is refused."""
+        if method == "POST":
+            kind = "application/json"
         async with self._session.request(
             method, self._base + path, data=json.dumps(body), headers={"Content-Type": kind}
         ) as answer:
             if answer.status >= 300:
                 raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
-            await answer.read()
+            made: dict[str, Any] = await answer.json()
+            return made
 
     async def there(self, path: str) -> bool:
         """Whether an object is."""
         async with self._session.get(self._base + path) as answer:
             return answer.status == 200
 
-    async def changes(self, path: str, selector: str = "") -> AsyncIterator[dict[str, Any]]:
-        """Objects as they change, from the beginning on."""
+    async def version(self, path: str) -> str:
+        """The version of a collection as it is now."""
+        async with self._session.get(f"{self._base}{path}?limit=1") as answer:
+            return str((await answer.json())["metadata"]["resourceVersion"])
+
+    async def changes(self, path: str, selector: str = "", since: str = "") -> AsyncIterator[dict[str, Any]]:
+        """Objects as they change, from a version on or from the beginning."""
         more = f"&labelSelector={selector}" if selector else ""
+        more += f"&resourceVersion={since}" if since else ""
         async with self._session.get(
             f"{self._base}{path}?watch=1&allowWatchBookmarks=false&timeoutSeconds=3600{more}", read_bufsize=1 << 22
         ) as stream:
@@ -75,6 +86,21 @@ class Server:
                 what = "/".join(filter(None, (labels["resource"], labels["subresource"])))
                 found[labels["verb"], what] = found.get((labels["verb"], what), 0.0) + sample.value
         return found
+
+    async def settled(self, seconds: float = 2.0, least: float = 1.0) -> None:
+        """Wait until nobody has written more than ``least`` times a second for some seconds, Leases and nodes aside."""
+        before = -math.inf
+        while (now := await self._writes()) - before > least * seconds:
+            before = now
+            await asyncio.sleep(seconds)
+
+    async def _writes(self) -> float:
+        asked = await self.requests()
+        return sum(
+            count
+            for (verb, what), count in asked.items()
+            if verb not in ("GET", "LIST", "WATCH") and not what.startswith(("leases", "nodes"))
+        )
 
     async def close(self) -> None:
         """Give connections back."""

@@ -2,9 +2,9 @@
 
 etcd, API server, controller manager, scheduler and the operator are real; kwok plays nodes with GPUs, on which a pod
 runs as soon as it is placed and is done a moment later. Jobs and runs take turns (Jobs, runs, runs, Jobs, and so on),
-for what else the machine does changes by the minute. A Job is through when it has the condition Complete, a run when
-its status says Succeeded. What a run needs more than a Job (its snapshot, its Service, two conditions and four changes
-of status, all by an operator in Python) is what the ratio shows.
+for what else the machine does changes by the minute; each turn waits until the one before has left nothing to do. A
+Job is through when it has the condition Complete, a run when its status says Succeeded. What a run needs more than a
+Job (its snapshot, conditions and changes of status, all by an operator in Python) is what the ratio shows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,12 @@ SCHEDULER = {"qps": 2000, "burst": 4000}
 
 async def turn(server: Server, path: str, named: str, count: int, body: Callable[[str], dict[str, Any]],
                through: Callable[[dict[str, Any]], bool]) -> float:  # fmt: skip
-    """Make so many objects by some clients and wait until all are through; returns how many a second were."""
+    """Make so many objects by some clients and wait until all are through; returns how many a second were.
+
+    It begins when nothing is left to do of what was before: pods whose Jobs are done are still being tidied away then.
+    """
+    await server.settled()
+    since = await server.version(path)
     left = {f"{named}-{number}" for number in range(count)}
     names = iter(sorted(left))
 
@@ -50,7 +55,7 @@ async def turn(server: Server, path: str, named: str, count: int, body: Callable
             await server.write("POST", path, body(name))
 
     async def see() -> None:
-        async for one in server.changes(path):
+        async for one in server.changes(path, since=since):
             if through(one):
                 left.discard(one["metadata"]["name"])
                 if not left:

@@ -5,6 +5,9 @@ Job; what a node and the Job controller would do is played here: a Job that appe
 through when its status says Succeeded. There is no controller manager, no scheduler and no node, so what is measured
 is the operator and the API server, which share the machine with who plays the rest. Compare Kueue's published gate, 43
 workloads a second with its completions played as well.
+
+In the same cluster, before the operator starts, plain requests write the same without one: what is left of that rate is
+what an operator costs, and what this machine's API server can do at most is the other part of the figure.
 """
 
 from __future__ import annotations
@@ -19,8 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.bench import common  # noqa: F401  (finds tests/support and tests/infra)
-from tests.bench.analysis import single
+from tests.bench import (
+    bare_writes,
+    common,  # noqa: F401  (finds tests/support and tests/infra)
+)
+from tests.bench.analysis import median, single
 from tests.bench.kube_load import JOBS, MADE_BY_OPERATOR, NAMESPACE, RUNS, Replica, Server, control_plane, told_times
 from tests.bench.report import ABOVE, BELOW, Report, bounded, reported
 
@@ -30,6 +36,7 @@ from clusters import program, training_run
 GOAL_A_SECOND = 43.0
 IDLE_MB, BUSY_MB = 150.0, 500.0
 CLIENTS = 8
+BARE_TURNS, BARE_RUNS = 5, 200
 PLAYERS = 8
 MOST_UNDERWAY = 2_000
 """Runs that are not through yet when further ones are held back: a queue without end would measure only itself."""
@@ -120,6 +127,8 @@ def _ended() -> dict[str, Any]:
 async def _measure(report: Report, runs: int) -> None:
     with parts.private("scale") as home, tempfile.TemporaryDirectory(prefix="esper-bench-") as folder:
         async with control_plane(home) as (server, kubeconfig):
+            bare = await bare_writes.rates(server, BARE_TURNS, BARE_RUNS, CLIENTS, _ended())
+            await server.settled()
             with program(kubeconfig, NAMESPACE, Path(folder) / "log", log_level="warning") as started:
                 operator = Replica(started)
                 await operator.leads()
@@ -131,11 +140,11 @@ async def _measure(report: Report, runs: int) -> None:
                 lasted = max(course.through.values()) - began
                 after = await server.requests()
                 calls = {key: (count - asked.get(key, 0.0)) / runs for key, count in after.items()}
-                _tell(report, runs, lasted, course, idle, operator.megabytes, operator.seconds - spent, calls)
+                _tell(report, runs, bare, lasted, course, idle, operator.megabytes, operator.seconds - spent, calls)
 
 
 def _tell(
-    report: Report, runs: int, lasted: float, course: Course, idle: float, busy: float, spent: float,
+    report: Report, runs: int, bare: list[float], lasted: float, course: Course, idle: float, busy: float, spent: float,
     calls: dict[tuple[str, str], float],
 ) -> None:  # fmt: skip
     of = f"{runs:,} training runs on an API server alone"
@@ -146,6 +155,15 @@ def _tell(
             f"{of}, seen through a second", f">= {GOAL_A_SECOND:g}/s", single(rate), "/s", ABOVE, GOAL_A_SECOND, note
         )
     )
+    report.rows.append(
+        reported(
+            "a training run's writes on an API server alone, by plain requests without an operator", median(bare), "/s",
+            f"{len(bare)} turns of {BARE_RUNS} runs just before, by {CLIENTS} clients: the machine's own limit",
+        )
+    )  # fmt: skip
+    share = [rate / each for each in bare]
+    report.rows.append(reported(f"{of}, of the rate without an operator", median(share), ""))
+    report.details["rates without an operator"] = bare
     for words, start, end in (
         ("from a run that is made to its Job", course.made, course.job),
         ("from a Job that has ended to the run's status", course.finished, course.through),

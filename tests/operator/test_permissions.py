@@ -12,7 +12,7 @@ def test_the_table_of_permissions_is_enough_for_everything_it_does(
     kube: Kube, operators: Operators, tmp_path: Path
 ) -> None:
     operator = operators.start(limited(kube, tmp_path, (*PERMISSIONS, *LEASE_PERMISSIONS)))
-    kube.run()
+    kube.run(parallelism=2)
     kube.reason("Unschedulable")
     kube.patch("trainingruns", "grow", {"spec": {"suspend": True}})
     kube.reason("Suspended")

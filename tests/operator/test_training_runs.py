@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from kubernetes.client.exceptions import ApiException
 from clusters import Kube, Operators, eventually, training_run
 from leyline.resources import load
 
-MADE = {"Job/grow", "ConfigMap/grow-manifest", "Service/grow"}
+MADE = {"Job/grow", "ConfigMap/grow-manifest"}
 
 
-def made(kube: Kube) -> dict[str, str]:
+def made(kube: Kube, wanted: AbstractSet[str] = MADE) -> dict[str, str]:
     """The run's objects, as soon as all are there."""
-    return eventually(lambda: found if (found := kube.owned()).keys() >= MADE else None) or {}
+    return eventually(lambda: found if (found := kube.owned()).keys() >= wanted else None) or {}
 
 
 def finish(kube: Kube, phase: str, code: int, name: str = "grow") -> None:
@@ -40,8 +41,8 @@ def finish(kube: Kube, phase: str, code: int, name: str = "grow") -> None:
 
 def test_a_run_becomes_a_snapshot_a_service_and_a_job(kube: Kube, operators: Operators) -> None:
     operators.start()
-    run = kube.run(resources={"limits": {"nvidia.com/gpu": 1}}, ttlSecondsAfterFinished=60)
-    made(kube)
+    run = kube.run(resources={"limits": {"nvidia.com/gpu": 1}}, ttlSecondsAfterFinished=60, parallelism=2)
+    made(kube, MADE | {"Service/grow"})
     job = kube.job()
     config = kube.core.read_namespaced_config_map("grow-manifest", kube.namespace)
     service = kube.core.read_namespaced_service("grow", kube.namespace)
@@ -170,8 +171,8 @@ def test_the_objects_of_somebody_else_are_left_alone(kube: Kube, operators: Oper
 
 def test_what_was_changed_or_deleted_is_put_right(kube: Kube, operators: Operators) -> None:
     operators.start()
-    kube.run()
-    before = made(kube)
+    kube.run(parallelism=2)
+    before = made(kube, MADE | {"Service/grow"})
     kube.core.patch_namespaced_service("grow", kube.namespace, {"spec": {"selector": {"app": "another"}}})
     kube.core.delete_namespaced_config_map("grow-manifest", kube.namespace)
     kube.batch.patch_namespaced_job("grow", kube.namespace, {"spec": {"suspend": True}})

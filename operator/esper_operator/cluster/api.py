@@ -16,6 +16,8 @@ from esper_operator.reasons import Reason
 from esper_operator.refused import Refused
 
 CONFLICT = 409
+BRIEF = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
+"""Asks for an answer without spec and status, where nobody reads it."""
 LONGEST_NOTE = 1024
 
 
@@ -43,7 +45,7 @@ class Cluster:
                 pinned = action.patch | {"metadata": action.patch.get("metadata", {}) | {"uid": action.uid}}
                 await self._request(
                     "patch", action.kind, namespace, action.name, pinned,
-                    content_type="application/merge-patch+json", field_manager=FIELD_MANAGER,
+                    content_type="application/merge-patch+json", field_manager=FIELD_MANAGER, header_params=dict(BRIEF),
                 )  # fmt: skip
             case Delete():
                 options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
@@ -74,7 +76,7 @@ class Cluster:
             "action": "Reconcile", "reportingController": f"{DOMAIN}/operator", "reportingInstance": FIELD_MANAGER,
             "eventTime": when.replace("Z", ".000000Z"),
         }  # fmt: skip
-        await self._request("post", "Event", meta["namespace"], None, event)
+        await self._request("post", "Event", meta["namespace"], None, event, header_params=dict(BRIEF))
 
     async def listing(self, kind: str, namespace: str | None, selector: str = "") -> dict[tuple[str, str], str]:
         """Resource versions by namespace and name, of everything of a kind."""
@@ -104,7 +106,9 @@ class Cluster:
     async def _create(self, wanted: Object, namespace: str) -> None:
         name = wanted["metadata"]["name"]
         try:
-            await self._request("post", wanted["kind"], namespace, None, wanted, field_manager=FIELD_MANAGER)
+            await self._request(
+                "post", wanted["kind"], namespace, None, wanted, field_manager=FIELD_MANAGER, header_params=dict(BRIEF)
+            )
         except DynamicApiError as error:
             if error.status != CONFLICT:
                 raise

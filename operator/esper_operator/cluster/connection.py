@@ -19,4 +19,7 @@ async def connect() -> client.ApiClient:
     else:
         await config.load_kube_config(given, client_configuration=made)  # type: ignore[no-untyped-call]
     made.connection_pool_maxsize = CONNECTIONS
+    # Proxies are the kubeconfig's affair, as they are to the watches. The default looks for a .netrc before every
+    # request, in a thread: a quarter of the operator's work, and for a password that is not the cluster's.
+    made.client_session_kwargs = {"trust_env": False}
     return client.ApiClient(made)

@@ -44,10 +44,10 @@ class Runs(Reconciler):
     async def look(self, raw: Object, key: Name) -> Look:
         """See ``Reconciler``."""
         run = read_run(raw)
-        said = self._news.of(key[1]) if self._news is not None else None
-        if said is not None and not self._indices.only_one_called(key[1]):
-            said = None
-        seen = replace(self._indices.observed(key, run.metadata.uid or ""), progress=said)
+        seen = self._indices.observed(key, run.metadata.uid or "")
+        if self._news is not None and self._indices.only_one_called(key[1]):
+            ended = seen.job is not None and bool(seen.job.outcome)
+            seen = replace(seen, progress=self._news.of(key[1], ended=ended))
 
         def planned(refusal: Refusal | None) -> Plan:
             return training_run.plan(run, replace(seen, refusal=refusal), self._settings, self._clock())

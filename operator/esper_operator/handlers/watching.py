@@ -28,9 +28,12 @@ PAGE = 500
 
 
 class Watches:
-    """Watches fill ``indices`` and call ``changed`` with every resource that changed, itself or what it owns."""
+    """Watches fill ``indices`` and call ``changed`` with every resource that changed, itself or what it owns.
 
-    def __init__(self, changed: Callable[[Key], None], gone: Callable[[Key], None]) -> None:
+    ``changed`` is told whether somebody waits for the resource: its spec is one that no status has taken note of yet.
+    """
+
+    def __init__(self, changed: Callable[[Key, bool], None], gone: Callable[[Key], None]) -> None:
         self.indices = Indices()
         self._changed, self._gone = changed, gone
         self._registry = kopf.OperatorRegistry()
@@ -73,7 +76,11 @@ class Watches:
 
             @kopf.on.event(*resource, registry=self._registry, id=f"{resource[2]}_changed")
             async def changed(body: kopf.Body, type: str | None, kind: str = kind, **_: Any) -> None:
-                (self._gone if type == "DELETED" else self._changed)((kind, *_name(body)))
+                key = (kind, *_name(body))
+                if type == "DELETED":
+                    self._gone(key)
+                else:
+                    self._changed(key, _unnoticed(body))
 
         for resource in (JOBS, CONFIGS, SERVICES, PODS, ARTIFACTS):
 
@@ -83,7 +90,7 @@ class Watches:
                 labels = meta.get("labels") or {}
                 for label, kind in ((RUN, "TrainingRun"), (BLUEPRINT, "Blueprint")):
                     if owner := labels.get(label):
-                        self._changed((kind, meta["namespace"], owner))
+                        self._changed((kind, meta["namespace"], owner), False)
 
 
 def settings() -> kopf.OperatorSettings:
@@ -103,6 +110,11 @@ def settings() -> kopf.OperatorSettings:
 
 def _name(body: Mapping[str, Any]) -> Name:
     return body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _unnoticed(body: Mapping[str, Any]) -> bool:
+    """Whether the status is of an earlier spec, or of none."""
+    return bool((body.get("status") or {}).get("observedGeneration") != body["metadata"].get("generation"))
 
 
 def _run_of(body: Mapping[str, Any]) -> str:

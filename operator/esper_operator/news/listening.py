@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf.message import Message as Payload
@@ -25,27 +26,44 @@ AWAY_SECONDS = 5.0
 log = logging.getLogger(__name__)
 
 
+@dataclass
+class _Voice:
+    """What one run said last, what of it is told and since when, and what tells the rest."""
+
+    last: Progress
+    told: Progress
+    since: float
+    later: asyncio.TimerHandle | None = None
+
+
 class Listener:
-    """Keeps the last word of each run.
+    """Keeps the last word of each run, and tells it: at once when a seed moved, else every ``seconds`` at most.
 
     Args:
         open_bus: opens the bus; called again when it was lost.
         trusted: folder of the public keys that trainers sign with.
-        heard: called in the event loop with the name of a run that said something new, and whether a seed of it is at
-            another stage than before.
+        heard: called in the event loop with the name of a run of which there is something new to tell.
+        seconds: that lie between two words of a run that are told while no seed moves.
     """
 
-    def __init__(self, open_bus: Callable[[], Bus], trusted: Path, heard: Callable[[str, bool], None]) -> None:
-        self._open, self._trusted, self._heard = open_bus, trusted, heard
-        self._last: dict[str, Progress] = {}
+    def __init__(
+        self, open_bus: Callable[[], Bus], trusted: Path, heard: Callable[[str], None], seconds: float
+    ) -> None:
+        self._open, self._trusted, self._heard, self._seconds = open_bus, trusted, heard, seconds
+        self._voices: dict[str, _Voice] = {}
 
-    def of(self, run: str) -> Progress | None:
-        """What a run said last; None when it has said nothing since this replica leads."""
-        return self._last.get(run)
+    def of(self, run: str, *, ended: bool = False) -> Progress | None:
+        """What is to be told of a run, its very last word if it ``ended``; None when this replica has heard nothing."""
+        voice = self._voices.get(run)
+        if voice is None:
+            return None
+        return voice.last if ended else voice.told
 
     def forget(self, run: str) -> None:
         """The run is no more."""
-        self._last.pop(run, None)
+        voice = self._voices.pop(run, None)
+        if voice is not None and voice.later is not None:
+            voice.later.cancel()
 
     async def serve(self) -> None:
         """Listen until cancelled; a bus that is away is tried again."""
@@ -79,6 +97,23 @@ class Listener:
                 inbox.take(handle, TURN_SECONDS)
 
     def _hear(self, run: str, said: Progress) -> None:
-        before = self._last.get(run)
-        self._last[run] = said
-        self._heard(run, before is None or stages(before) != stages(said))
+        loop = asyncio.get_running_loop()
+        voice = self._voices.get(run)
+        if voice is None:
+            self._voices[run] = _Voice(said, said, loop.time())
+            self._heard(run)
+            return
+        moved = stages(voice.last) != stages(said)
+        voice.last = said
+        wait = voice.since + self._seconds - loop.time()
+        if moved or wait <= 0:
+            self._tell(run)
+        elif voice.later is None:
+            voice.later = loop.call_later(wait, self._tell, run)
+
+    def _tell(self, run: str) -> None:
+        voice = self._voices[run]
+        if voice.later is not None:
+            voice.later.cancel()
+        voice.told, voice.since, voice.later = voice.last, asyncio.get_running_loop().time(), None
+        self._heard(run)

@@ -43,7 +43,7 @@ def template(run: TrainingRun, settings: PodSettings) -> Object:
 def _pod(run: TrainingRun, settings: PodSettings) -> Object:
     spec = run.spec
     wanted: dict[str, Any] = {
-        "subdomain": run.metadata.name,
+        "subdomain": run.metadata.name if spec.parallelism > 1 else None,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": settings.grace_seconds,

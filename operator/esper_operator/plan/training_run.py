@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -34,19 +34,24 @@ def plan(run: TrainingRun, seen: Observed, settings: PodSettings, now: datetime)
     if found.phase in ENDED or seen.refusal is not None:
         return Plan((), status, told)
     actions = (
-        *kept(snapshot(run), seen.snapshot),
-        *kept(service(run), seen.service, rewrite=True),
+        *kept(run, snapshot, seen.snapshot),
+        # A single pod looks for nobody by name, and for a Service others write several times at each change of a pod.
+        *(kept(run, service, seen.service, rewrite=True) if run.spec.parallelism > 1 else ()),
         *wanted_job(run, seen.job, settings),
     )
     return Plan(actions, status, told, after=seconds_to_run(run, seen, now))
 
 
-def kept(wanted: Object, there: ObjectSeen | None, *, rewrite: bool = False) -> tuple[Action, ...]:
+def kept(
+    run: TrainingRun, make: Callable[[TrainingRun], Object], there: ObjectSeen | None, *, rewrite: bool = False
+) -> tuple[Action, ...]:
     """Make what is missing, and with ``rewrite`` correct what differs; a snapshot stays what it was."""
-    owner = wanted["metadata"]["ownerReferences"][0]["uid"]
-    if there is None or there.owner != owner:
-        return (Create(wanted),)
-    return (Apply(wanted, there.uid),) if rewrite and there.digest != digest(wanted) else ()
+    if there is None or there.owner != run.metadata.uid:
+        return (Create(make(run)),)
+    if not rewrite:
+        return ()  # and nothing is written as YAML for it, which was most of a look's cost
+    wanted = make(run)
+    return (Apply(wanted, there.uid),) if there.digest != digest(wanted) else ()
 
 
 def wanted_job(run: TrainingRun, there: JobSeen | None, settings: PodSettings) -> tuple[Action, ...]:

@@ -38,14 +38,21 @@ def ended(server: ApiServer, kind: str, reason: str = "", message: str = "") -> 
     server.pods = []
 
 
-def test_a_new_run_gets_a_snapshot_a_service_and_a_job_of_its_own() -> None:
-    server = ApiServer(run_object())
+def test_a_new_run_of_several_ranks_gets_a_snapshot_a_service_and_a_job_of_its_own() -> None:
+    server = ApiServer(run_object(parallelism=2))
     server.settle()
     assert sorted(server.created) == ["ConfigMap/grow-manifest", "Job/grow", "Service/grow"]
     for made in server.objects.values():
         (owner,) = made["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"], owner["controller"]) == ("TrainingRun", UID, True)
         assert "finalizers" not in made["metadata"]
+
+
+def test_a_single_rank_looks_for_nobody_by_name() -> None:
+    server = ApiServer(run_object())
+    server.settle()
+    assert sorted(server.created) == ["ConfigMap/grow-manifest", "Job/grow"]
+    assert "subdomain" not in server.objects["Job", "grow"]["spec"]["template"]["spec"]
 
 
 def test_the_snapshot_is_the_resolved_manifest_without_what_may_change() -> None:
@@ -298,7 +305,7 @@ def test_a_job_that_someone_deleted_is_made_again() -> None:
 
 
 def test_a_service_that_someone_changed_is_put_right() -> None:
-    server = started()
+    server = started(parallelism=2)
     server.objects["Service", "grow"]["spec"]["selector"] = {"app": "another"}
     server.settle()
     assert server.objects["Service", "grow"]["spec"]["selector"]["esper.dev/training-run-uid"] == UID
