@@ -1,7 +1,9 @@
 """Are the watches still telling the truth? A watch can go quiet without an error; then nothing would ever happen again.
 
 Every so often the versions of all runs and Jobs are listed and compared with what the watches told. An object
-whose version was not told of between two audits is stale, and with any stale object the replica is unhealthy.
+whose version was not told of between two audits is stale, and so is one that is gone for as long and of which no
+watch said so (a watch that has to begin anew never hears of what was deleted meanwhile, and a run would be taken for
+one that still has its Job). With any stale object the replica is unhealthy.
 """
 
 from __future__ import annotations
@@ -45,14 +47,16 @@ class Audit:
             suspects = found
             metrics.STALE.set(len(self.stale))
             if self.stale:
-                log.error("no watch has told of %d objects, such as %s", len(self.stale), min(self.stale))
+                log.error("no watch has told what became of %d objects, such as %s", len(self.stale), min(self.stale))
 
     async def look(self) -> frozenset[Version]:
-        """Objects whose newest version no watch has told of, right now; what is on its way is among them."""
+        """Objects of which a watch has told something else than is true right now; what is on its way is among them."""
         found: set[Version] = set()
-        for namespace in self.namespaces or (None,):
-            for kind, selector in (("TrainingRun", ""), ("Job", MANAGED_SELECTOR)):
-                there = await self.cluster.listing(kind, namespace, selector)
-                told = self.indices.versions(kind)
-                found |= {(kind, name, version) for name, version in there.items() if told.get(name) != version}
+        for kind, selector in (("TrainingRun", ""), ("Job", MANAGED_SELECTOR)):
+            there: dict[Name, str] = {}
+            for namespace in self.namespaces or (None,):
+                there |= await self.cluster.listing(kind, namespace, selector)
+            told = self.indices.versions(kind)
+            found |= {(kind, name, version) for name, version in there.items() if told.get(name) != version}
+            found |= {(kind, name, version) for name, version in told.items() if name not in there}
         return frozenset(found)

@@ -191,6 +191,12 @@ def test_a_watch_that_went_quiet_is_noticed_and_one_that_is_late_is_not() -> Non
         told["lab", "late"] = [ResourceSeen("6", b"{}")]
         await asyncio.sleep(0.2)
         assert not audit.stale
+        del cluster.runs["lab", "late"]
+        await asyncio.sleep(0.2)
+        assert audit.stale == {("TrainingRun", ("lab", "late"), "6")}
+        del told["lab", "late"]
+        await asyncio.sleep(0.2)
+        assert not audit.stale
         task.cancel()
         await asyncio.wait({task})
 
