@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from leyline.lifecycle import STAGES, TRANSITIONS, Gate, Stage, Transition, allowed
-from leyline.topics import DAY, HOUR, MINUTE, TOPICS
+from leyline.topics import DAY, HOUR, MINUTE, TOPICS, Topic
 
 ROOT = Path(__file__).resolve().parent.parent
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n)(?P<body>.*?)(<!-- end generated -->)", re.DOTALL)
@@ -106,6 +106,10 @@ def gates() -> str:
     return table(("gate", "checks", "asked before"), [(gate.value, gate.checks, asked[gate]) for gate in Gate])
 
 
+def _made_ahead(topic: Topic) -> list[str]:
+    return [*topic.consumers, *([f"{topic.owner}-<hardware>"] if topic.per_hardware else [])]
+
+
 def topics() -> str:
     """Return the table of the bus's topics."""
     return table(
@@ -119,7 +123,7 @@ def topics() -> str:
                 ", ".join(sorted(topic.producers)),
                 topic.key,
                 topic.subscription.value,
-                ", ".join(f"`{name}`" for name in topic.consumers) or "–",
+                ", ".join(f"`{name}`" for name in _made_ahead(topic)) or "–",
                 _span(topic.retention) + (", and the last of each key" if topic.compacted else ""),
             )
             for topic in TOPICS.values()

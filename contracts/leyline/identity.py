@@ -46,16 +46,7 @@ class ArtifactId:
         _hexadecimal("toolchain", self.toolchain, 8)
         if self.strategy not in STRATEGIES:
             raise IdentityError("strategy", f"{describe(self.strategy)} is not one", ", ".join(STRATEGIES))
-        if (
-            not isinstance(self.hardware, str)
-            or len(self.hardware) > MAX_HARDWARE
-            or not _HARDWARE.fullmatch(self.hardware)
-        ):
-            raise IdentityError(
-                "hardware",
-                f"{describe(self.hardware)} is not a target",
-                f"lower-case words of letters, digits and _ joined by -, at most {MAX_HARDWARE} characters",
-            )
+        require_hardware(self.hardware)
 
     @classmethod
     def make(cls, ir_digest: str, interface: Interface, hardware: str, strategy: str, toolchain: str) -> ArtifactId:
@@ -91,6 +82,24 @@ class ArtifactId:
 
     def __str__(self) -> str:
         return f"{self.design}-{self.hardware}-{self.strategy}-{self.toolchain}"
+
+
+def require_hardware(target: str) -> None:
+    """Raise `IdentityError` unless the text is a hardware target, such as `x86_64-avx512`."""
+    if not isinstance(target, str) or len(target) > MAX_HARDWARE or not _HARDWARE.fullmatch(target):
+        raise IdentityError(
+            "hardware",
+            f"{describe(target)} is not a target",
+            f"lower-case words of letters, digits and _ joined by -, at most {MAX_HARDWARE} characters",
+        )
+
+
+def hardware_of(text: str | None) -> str | None:
+    """Return the hardware target that an artifact id names; None for text that is no artifact id."""
+    try:
+        return ArtifactId.parse(text).hardware  # type: ignore[arg-type]
+    except IdentityError:
+        return None
 
 
 def kernel_number(artifact_id: ArtifactId | str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from leyline.identity import require_hardware
+
 
 class TopicKind(StrEnum):
     """What a topic is for; decides freshness and what happens when a queue is full."""
@@ -40,6 +42,8 @@ class Topic:
 
     ``consumers`` are the subscriptions that must not miss a message: they are made before the first publish. Others
     come and go with those who watch. ``compacted``: the last message of each key can be asked for at any time.
+    ``per_hardware``: the owner's pools take from it, those of each hardware target by ``pool_subscription``.
+    ``former``: subscriptions of earlier versions, which nobody reads any more.
     """
 
     name: str
@@ -54,6 +58,16 @@ class Topic:
     summary: str
     consumers: tuple[str, ...] = ()
     compacted: bool = False
+    per_hardware: bool = False
+    former: tuple[str, ...] = ()
+
+    @property
+    def expiry(self) -> int:
+        """Seconds after which a message that nobody took runs out; 0 where every subscription is one somebody reads.
+
+        Others, such as that of a run that died or of hardware that is gone, must not grow for ever.
+        """
+        return 0 if self.consumers else self.retention
 
     @property
     def needs_freshness(self) -> bool:
@@ -74,6 +88,21 @@ class Topic:
 def role_of(producer: str) -> str:
     """The organ a producer belongs to: ``tezzeret`` of ``tezzeret/pool-3``."""
     return producer.partition("/")[0]
+
+
+def pool_subscription(topic: Topic, hardware: str) -> str:
+    """The subscription of the pools of one hardware target: ``tezzeret-x86_64-avx512`` of ``work.tezzeret.compile``.
+
+    Distinct targets have distinct names, and every name is one that a broker takes.
+
+    Raises:
+        IdentityError: ``hardware`` is not a hardware target.
+        ValueError: no pools take from this topic.
+    """
+    if not topic.per_hardware:
+        raise ValueError(f"{topic.name}: no pools take from it")
+    require_hardware(hardware)
+    return f"{topic.owner}-{hardware}"
 
 
 def _messages(*names: str) -> frozenset[str]:
@@ -204,7 +233,8 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelCompileRequest"),
         "Kernels to compile.",
-        consumers=("tezzeret",),
+        per_hardware=True,
+        former=("tezzeret",),
     ),
     Topic(
         BENCHMARK,
@@ -217,7 +247,8 @@ _ROWS: tuple[Topic, ...] = (
         SubscriptionType.SHARED,
         _messages("KernelBenchmarkRequest"),
         "Kernels to check and measure.",
-        consumers=("urabrask",),
+        per_hardware=True,
+        former=("urabrask",),
     ),
     Topic(
         POLICY_UPDATES,

@@ -11,10 +11,14 @@ from esper_operator.keys import WORKER
 from esper_operator.plan.pool import Pool, read_pool
 from esper_operator.plan.pools import Waiting, job_of, plan
 from esper_operator.settings import PREFIX
+from leyline.errors import IdentityError
+from leyline.identity import MAX_HARDWARE, require_hardware
 from leyline.resources.enums import KernelPhase
-from leyline.topics import BENCHMARK, COMPILE, TOPICS
+from leyline.topics import BENCHMARK, COMPILE, TOPICS, pool_subscription
 
 NAMES = ("tezzeret", "urabrask")
+HARDWARE = "x86_64-avx512"
+KEDA: charts.Object = {"pools": {"scaler": "Keda", "hardware": HARDWARE}}
 
 
 def template(name: str, values: charts.Object | None = None) -> charts.Object:
@@ -75,7 +79,7 @@ def test_nodes_and_priority_are_those_of_the_values() -> None:
 
 
 def scaled(name: str, values: charts.Object | None = None) -> dict[str, Any]:
-    told = charts.merged({"pools": {"scaler": "Keda"}}, values or {})
+    told = charts.merged(KEDA, values or {})
     spec = charts.named(charts.rendered(told), "ScaledJob", f"esper-{name}")["spec"]
     return dict(spec)
 
@@ -83,17 +87,46 @@ def scaled(name: str, values: charts.Object | None = None) -> dict[str, Any]:
 @pytest.mark.parametrize(("name", "topic"), [("tezzeret", COMPILE), ("urabrask", BENCHMARK)])
 def test_keda_scales_the_same_pods_by_the_brokers_queue(name: str, topic: str) -> None:
     spec = scaled(name, {name: {"min": 1, "max": 9, "perPod": {"standard": 5}}, "pulsar": {"tenant": "lab"}})
-    assert spec["jobTargetRef"]["template"] == template(name, {"pulsar": {"tenant": "lab"}})["template"]
+    same = {"pulsar": {"tenant": "lab"}, "pools": {"hardware": HARDWARE}}
+    assert spec["jobTargetRef"]["template"] == template(name, same)["template"]
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (1, 9)
     (trigger,) = spec["triggers"]
     assert trigger == {
         "type": "pulsar",
         "metadata": {
             "adminURL": "https://broker.data.svc:8443", "topic": f"persistent://lab/default/{topic}",
-            "subscription": name, "msgBacklogThreshold": "5",
+            "subscription": pool_subscription(TOPICS[topic], HARDWARE), "msgBacklogThreshold": "5",
         },
     }  # fmt: skip
-    assert TOPICS[topic].consumers == (name,), "this is who the workers are on the broker"
+
+
+@pytest.mark.parametrize("hardware", ["", None])
+def test_keda_has_to_be_told_the_hardware(hardware: str | None) -> None:
+    with pytest.raises(charts.Refused, match=r"pools\.hardware"):
+        charts.rendered({"pools": {"scaler": "Keda", "hardware": hardware}})
+    with pytest.raises(charts.Refused, match=r"pools\.hardware: must be said with pools\.scaler Keda"):
+        charts.rendered({"pools": {"scaler": "Keda"}})
+
+
+@pytest.mark.parametrize(
+    "hardware", ["X86", "-avx2", "x86--avx2", "x86_64-", "a/b", "a b", "x" * (MAX_HARDWARE + 1), "7x"]
+)
+def test_what_is_no_hardware_target_is_refused(hardware: str) -> None:
+    with pytest.raises(IdentityError):
+        require_hardware(hardware)
+    with pytest.raises(charts.Refused, match="hardware"):
+        charts.rendered({"pools": {"hardware": hardware}})
+
+
+@pytest.mark.parametrize("scaler", ["Operator", "Keda", "None"])
+def test_queues_of_the_pools_are_made_ahead(scaler: str) -> None:
+    def provision(pools: charts.Object) -> list[str]:
+        found = dict(charts.pods(charts.rendered({"pools": pools})))["esper-dispatcher"]["spec"]["initContainers"]
+        return list(next(each for each in found if each["name"] == "provision")["command"])
+
+    assert provision({"scaler": scaler, "hardware": HARDWARE})[3:] == ["--hardware", HARDWARE]
+    if scaler != "Keda":
+        assert provision({"scaler": scaler}) == ["esper", "oona", "provision"]
 
 
 def test_keda_shows_the_broker_the_administrators_token_or_the_only_one() -> None:
@@ -101,21 +134,21 @@ def test_keda_shows_the_broker_the_administrators_token_or_the_only_one() -> Non
         ({"existingSecret": "pulsar"}, ("pulsar", "token")),
         ({"existingSecret": "pulsar", "adminSecret": "admin", "adminTokenKey": "key"}, ("admin", "key")),
     ):
-        told: charts.Object = {"pools": {"scaler": "Keda"}, "pulsar": pulsar | {"caConfigMap": "ca"}}
+        told: charts.Object = KEDA | {"pulsar": pulsar | {"caConfigMap": "ca"}}
         objects = charts.rendered(told)
         found = charts.named(objects, "TriggerAuthentication", "esper-pools")["spec"]
         assert found["secretTargetRef"] == [{"parameter": "bearerToken", "name": secret[0], "key": secret[1]}]
         assert found["configMapTargetRef"] == [{"parameter": "ca", "name": "ca", "key": "ca.crt"}]
         trigger = scaled("tezzeret", told)["triggers"][0]
         assert (trigger["metadata"]["authModes"], trigger["authenticationRef"]) == ("bearer", {"name": "esper-pools"})
-    assert not charts.of_kind(charts.rendered({"pools": {"scaler": "Keda"}}), "TriggerAuthentication")
+    assert not charts.of_kind(charts.rendered(KEDA), "TriggerAuthentication")
 
 
 @pytest.mark.parametrize(("scaler", "kinds", "scales"), [
     ("Operator", {"PodTemplate"}, True), ("None", {"PodTemplate"}, False), ("Keda", {"ScaledJob"}, False),
 ])  # fmt: skip
 def test_only_one_scales(scaler: str, kinds: set[str], scales: bool) -> None:
-    objects = charts.rendered({"pools": {"scaler": scaler}})
+    objects = charts.rendered({"pools": {"scaler": scaler, "hardware": HARDWARE}})
     assert {each["kind"] for each in charts.of_kind(objects, "PodTemplate", "ScaledJob")} == kinds
     (container,) = dict(charts.pods(objects))["esper-operator"]["spec"]["containers"]
     assert (f"{PREFIX}POOLS_NAMESPACE" in charts.environment(objects, container)) == scales

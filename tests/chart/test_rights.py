@@ -71,7 +71,7 @@ def test_the_operator_has_the_permissions_of_its_table() -> None:
 
 
 def test_who_does_not_scale_pools_has_no_rights_to() -> None:
-    for values in ({"pools": {"scaler": "Keda"}}, {"pools": {"scaler": "None"}}, {"urza": {"enabled": False}}):
+    for values in (charts.CASES["keda"], {"pools": {"scaler": "None"}}, {"urza": {"enabled": False}}):
         names = {each["metadata"]["name"] for each in charts.of_kind(charts.rendered(values), "Role", "RoleBinding")}
         assert "esper-operator-pools" not in names
 

@@ -120,7 +120,8 @@ OTHERS: dict[str, Any] = {
 PEER = [{"podSelector": {"matchLabels": {"a": "b"}}}]
 # A Secret's key shows only with the Secret.
 BASE: dict[str, Any] = {"podMonitor": {"enabled": True}, "networkPolicies": {"monitoring": PEER},
-                        "pulsar": {"existingSecret": "pulsar", "adminSecret": "admin"}}  # fmt: skip
+                        "pulsar": {"existingSecret": "pulsar", "adminSecret": "admin"},
+                        "pools": {"hardware": "x86_64-avx2"}}  # fmt: skip
 TRIAL = charts.merged(charts.TRIAL, {"dev": {"persistence": {"enabled": True}}})
 
 

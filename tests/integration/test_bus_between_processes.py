@@ -25,17 +25,30 @@ from esper.errors import BadInput, BusError
 from esper.oona import MAX_DELIVERIES, BusUnavailable, Message, Subscription, SubscriptionBusy
 from esper.oona.pulsar import PulsarBus, PulsarSettings, provision
 from esper.oona.tracing import context_of
-from leyline.topics import BENCHMARK, CATALOG, COMMANDS, COMPILE, EPOCHS, FIELD_REPORTS, SEED_HEALTH, TOPICS, TopicKind
+from leyline.topics import (
+    BENCHMARK,
+    CATALOG,
+    COMMANDS,
+    COMPILE,
+    EPOCHS,
+    FIELD_REPORTS,
+    SEED_HEALTH,
+    TOPICS,
+    TopicKind,
+    pool_subscription,
+)
 from leyline.v1.bus_pb2 import Envelope
 
 PATIENCE = 20.0
 SILENCE = 0.5
+HARDWARE = "x86_64-avx512"
+COMPILERS, BENCHERS = (pool_subscription(TOPICS[topic], HARDWARE) for topic in (COMPILE, BENCHMARK))
 
 
 @pytest.fixture(scope="module")
 def settings() -> PulsarSettings:
     made = settings_for(need_broker())
-    provision(made)
+    provision(made, hardware=[HARDWARE])
     return made
 
 
@@ -60,8 +73,8 @@ def test_importing_the_bus_does_not_import_the_brokers_client() -> None:
 
 
 def test_provisioning_again_changes_nothing(settings: PulsarSettings) -> None:
-    assert provision(settings) == []
-    assert provision(settings, dry_run=True) == []
+    assert provision(settings, hardware=[HARDWARE]) == []
+    assert provision(settings, hardware=[HARDWARE], dry_run=True) == []
 
 
 def test_provisioning_mends_what_was_changed_and_says_so(settings: PulsarSettings) -> None:
@@ -70,16 +83,16 @@ def test_provisioning_mends_what_was_changed_and_says_so(settings: PulsarSetting
     space = f"{settings.tenant}/{settings.namespace}"
     changed = {"retentionTimeInMinutes": 1, "retentionSizeInMB": 1}
     httpx.post(f"{base}/persistent/{space}/{EPOCHS}/retention", json=changed, headers=headers).raise_for_status()
-    httpx.delete(f"{base}/persistent/{space}/{BENCHMARK}/subscription/urabrask", headers=headers).raise_for_status()
+    httpx.delete(f"{base}/persistent/{space}/{BENCHMARK}/subscription/{BENCHERS}", headers=headers).raise_for_status()
     httpx.post(f"{base}/namespaces/{space}/schemaValidationEnforced", json=False, headers=headers).raise_for_status()
     expected = {
         f"namespace {space}: schema_validation_enforced",
-        f"subscription {BENCHMARK}/urabrask",
+        f"subscription {BENCHMARK}/{BENCHERS}",
         f"topic {EPOCHS}: retention",
     }
-    assert {change.what for change in provision(settings, dry_run=True)} == expected
-    assert {change.what for change in provision(settings)} == expected
-    assert provision(settings) == []
+    assert {change.what for change in provision(settings, hardware=[HARDWARE], dry_run=True)} == expected
+    assert {change.what for change in provision(settings, hardware=[HARDWARE])} == expected
+    assert provision(settings, hardware=[HARDWARE]) == []
 
 
 def test_the_subscriptions_of_the_table_are_there_before_anything_is_published(
@@ -115,7 +128,7 @@ def test_what_only_claims_to_be_an_envelope_reaches_no_handler(
     client = pulsar.Client(
         settings.service_url, authentication=pulsar.AuthenticationToken(settings.current_token() or "")
     )
-    with bus.subscribe(BENCHMARK, "urabrask") as subscription:
+    with bus.subscribe(BENCHMARK, BENCHERS) as subscription:
         client.create_producer(settings.topic(BENCHMARK), schema=Liar(Envelope)).send(lie)
         bus.publish(BENCHMARK, b"honest", key="a")
         message = must_receive(subscription)
@@ -133,7 +146,7 @@ def test_what_was_not_provisioned_is_said() -> None:
     bus = PulsarBus(bare)
     try:
         with pytest.raises(BusError, match="esper oona provision"):
-            bus.subscribe(COMPILE, "tezzeret")
+            bus.subscribe(COMPILE, COMPILERS)
         with pytest.raises(BusError, match="esper oona provision"):
             bus.check()
     finally:
@@ -172,7 +185,7 @@ def test_commands_to_one_run_keep_their_order(pair: tuple[PulsarBus, PulsarBus])
 
 def test_work_is_shared_and_a_busy_process_keeps_one_at_most(pair: tuple[PulsarBus, PulsarBus]) -> None:
     busy, idle = pair
-    with busy.subscribe(BENCHMARK, "urabrask") as one, idle.subscribe(BENCHMARK, "urabrask") as other:
+    with busy.subscribe(BENCHMARK, BENCHERS) as one, idle.subscribe(BENCHMARK, BENCHERS) as other:
         for number in range(10):
             busy.publish(BENCHMARK, b"%d" % number, key="a")
         held = must_receive(one)
@@ -235,13 +248,13 @@ def test_work_that_kills_every_worker_ends_as_a_dead_letter(
     counts = []
     for _ in range(MAX_DELIVERIES):
         worker = subprocess.run(
-            [sys.executable, "-c", KILLED, COMPILE, "tezzeret"],
+            [sys.executable, "-c", KILLED, COMPILE, COMPILERS],
             env=environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert worker.returncode == -signal.SIGKILL, worker.stderr
         counts.append(int(worker.stdout))
     assert counts == list(range(1, MAX_DELIVERIES + 1))
-    with bus.subscribe(COMPILE, "tezzeret") as subscription:
+    with bus.subscribe(COMPILE, COMPILERS) as subscription:
         message = must_receive(subscription)
         assert message.data == b"harmless"
         subscription.ack(message)
@@ -353,7 +366,7 @@ def test_who_has_no_right_token_is_not_let_in(settings: PulsarSettings, who: str
         settings_for(address, namespace=settings.namespace, token=token, admin_url=None, operation_timeout_seconds=2.0)
     )
     with pytest.raises(BusUnavailable, match="token") as refused:
-        bus.subscribe(COMPILE, "tezzeret")
+        bus.subscribe(COMPILE, COMPILERS)
     bus.close()
     with pytest.raises(BusUnavailable, match="check the token") as turned_away:
         provision(settings_for(address, namespace=settings.namespace, token=token))
@@ -442,7 +455,12 @@ def test_a_broker_that_is_not_there_is_named() -> None:
     settings = settings_for(need_broker(), service_url="pulsar://127.0.0.1:9", admin_url="http://127.0.0.1:9")
     settings = settings.model_copy(update={"operation_timeout_seconds": 1.0, "flush_seconds": 0.0})
     bus = PulsarBus(settings)
-    for action in (bus.check, lambda: bus.subscribe(COMPILE, "w"), bus.backlog, lambda: provision(settings)):
+    for action in (
+        bus.check,
+        lambda: bus.subscribe(COMPILE, "w"),
+        bus.backlog,
+        lambda: provision(settings, hardware=[HARDWARE]),
+    ):
         with pytest.raises(BusUnavailable, match=r"127\.0\.0\.1:9"):
             action()
     bus.publish(COMPILE, b"x")

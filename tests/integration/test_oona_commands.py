@@ -13,10 +13,11 @@ from brokers import need_broker, settings_for
 from esper.cli.app import app
 from esper.oona import MAX_DELIVERIES, Subscription
 from esper.oona.pulsar import PulsarBus, PulsarSettings
-from leyline.topics import COMPILE, FIELD_REPORTS, TOPICS
+from leyline.topics import BENCHMARK, COMPILE, FIELD_REPORTS, TOPICS, pool_subscription
 from mail import Sender, request
 
 PATIENCE = 20.0
+POOL = pool_subscription(TOPICS[COMPILE], "x86_64-avx512")
 
 
 class Esper:
@@ -48,7 +49,7 @@ def settings() -> PulsarSettings:
 @pytest.fixture(scope="module")
 def esper(settings: PulsarSettings, tmp_path_factory: pytest.TempPathFactory) -> Esper:
     made = Esper(settings, tmp_path_factory.mktemp("oona"))
-    made("provision")
+    made("provision", "--hardware", "x86_64-avx512")
     return made
 
 
@@ -70,7 +71,8 @@ def bury(bus: PulsarBus, subscription: Subscription, cause: str) -> str:
 def test_provision_says_what_it_would_do_does_it_and_then_has_nothing_to_do(tmp_path: Path) -> None:
     esper = Esper(settings_for(need_broker()), tmp_path)
     planned = json.loads(esper("provision", "--dry-run", "--json").stdout)
-    assert f"subscription {COMPILE}/tezzeret" in {each["what"] for each in planned}
+    assert f"subscription {FIELD_REPORTS}/urza" in {each["what"] for each in planned}
+    assert not any(COMPILE in each["what"] for each in planned if each["what"].startswith("subscription"))
     done = esper("provision").stdout
     assert "changes made" in done
     assert all(f"topic {name}" in done for name in TOPICS)
@@ -78,14 +80,30 @@ def test_provision_says_what_it_would_do_does_it_and_then_has_nothing_to_do(tmp_
     assert "nothing to change" in esper("provision").stdout
 
 
+def test_queues_of_pools_are_made_ahead_for_the_hardware_that_is_named(tmp_path: Path) -> None:
+    esper = Esper(settings_for(need_broker()), tmp_path)
+    esper("provision")
+    named = ("--hardware", "x86_64-avx512", "--hardware", "cuda-sm90", "--hardware", "cuda-sm90")
+    planned = json.loads(esper("provision", "--dry-run", "--json", *named).stdout)
+    assert {each["what"] for each in planned} == {
+        f"subscription {topic}/{role}-{hardware}"
+        for topic, role in ((COMPILE, "tezzeret"), (BENCHMARK, "urabrask"))
+        for hardware in ("x86_64-avx512", "cuda-sm90")
+    }
+    assert json.loads(esper("provision", "--json", *named).stdout) == planned
+    assert json.loads(esper("provision", "--json", *named).stdout) == []
+    assert json.loads(esper("provision", "--json").stdout) == [], "those that are there are left"
+    assert "X86 is not a target" in esper("provision", "--hardware", "X86", code=2).output.replace("'", "")
+
+
 def test_a_dead_letter_is_listed_shown_replayed_and_dropped(esper: Esper, bus: PulsarBus) -> None:
     sender = Sender(bus, "weatherlight")
     sender.send(request(1))
-    with bus.subscribe(COMPILE, "tezzeret") as subscription:
+    with bus.subscribe(COMPILE, POOL) as subscription:
         letter = bury(bus, subscription, "compiler\nmissing")
         (listed,) = json.loads(esper("dlq", "list", "--json", "--topic", COMPILE).stdout)
         assert (listed["id"], listed["cause"], listed["deliveries"]) == (letter, "compiler\nmissing", MAX_DELIVERIES)
-        assert "compiler missing" in esper("dlq", "list", "-s", "tezzeret").stdout
+        assert "compiler missing" in esper("dlq", "list", "-s", POOL).stdout
         assert json.loads(esper("dlq", "list", "--json", "-s", "somebody-else").stdout) == []
         shown = json.loads(esper("dlq", "show", letter, "--json").stdout)
         assert shown["envelope"]["producer"] == "weatherlight"
@@ -100,7 +118,7 @@ def test_a_dead_letter_is_listed_shown_replayed_and_dropped(esper: Esper, bus: P
 
 
 def test_all_of_a_topic_at_once(esper: Esper, bus: PulsarBus) -> None:
-    with bus.subscribe(FIELD_REPORTS, "urza") as reports, bus.subscribe(COMPILE, "tezzeret") as work:
+    with bus.subscribe(FIELD_REPORTS, "urza") as reports, bus.subscribe(COMPILE, POOL) as work:
         for topic, subscription in ((FIELD_REPORTS, reports), (COMPILE, work)):
             for _ in range(2):
                 bus.publish(topic, b"no envelope")

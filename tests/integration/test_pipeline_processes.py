@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +24,7 @@ from esper.weatherlight.post import Post, interface_to_wire, strategy_to_wire
 from installation import Installation, Running, installation
 from leyline.identity import ArtifactId
 from leyline.interface import Interface, Layout
-from leyline.topics import COMPILE, PREFETCH_REQUEST
+from leyline.topics import COMPILE, PREFETCH_REQUEST, TOPICS, pool_subscription
 from leyline.v1 import kernels_pb2 as wire
 from libraries import places
 
@@ -59,11 +61,26 @@ def nobody_stays(site: Installation) -> Iterator[None]:
         yield
 
 
-def wanted(site: Installation, width: int, name: str = "low_rank", strategy: str = "fast") -> tuple[str, Interface]:
+PLAIN = {"ATEN_CPU_CAPABILITY": "default"}
+"""Makes a process one of other hardware: PyTorch uses no vector instructions there."""
+
+
+def target(environment: dict[str, str]) -> str:
+    """The hardware target of a process with this environment."""
+    code = "from esper.kernel.hardware import hardware_target; print(hardware_target())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def wanted(
+    site: Installation, width: int, name: str = "low_rank", strategy: str = "fast", hardware: str | None = None
+) -> tuple[str, Interface]:
     """An artifact entered in the library, which nobody has asked for; each test has widths of its own."""
     interface, ir = Interface(Layout.VECTOR, width), CATALOGUE[name].ir
     site.library.register_blueprint(name, ir, 0.1)
-    identity = ArtifactId.make(ir.digest(), interface, hardware_target(), strategy, toolchain_hash())
+    identity = ArtifactId.make(ir.digest(), interface, hardware or hardware_target(), strategy, toolchain_hash())
     site.library.begin(identity, name, interface, strategy, identity.hardware, toolchain_hash())
     return str(identity), interface
 
@@ -103,7 +120,10 @@ def test_a_portfolio_is_certified_by_processes_that_only_share_broker_and_librar
     assert site.library.leases() == []
     assert tezzeret.metric('esper_build_seconds_count{strategy="fast"}') == 3
     assert urabrask.metric('esper_verdicts_total{state="Validated"}') == 3
-    assert dispatcher.metric('esper_queue_waiting{subscription="tezzeret",topic="work.tezzeret.compile"}') == 0
+    pool = pool_subscription(TOPICS[COMPILE], hardware_target())
+    line = f'esper_queue_waiting{{subscription="{pool}",topic="{COMPILE}"}}'
+    assert f"\n{line} " in dispatcher.page()
+    site.until(lambda: dispatcher.metric(line) == 0)
     assert dispatcher.metric('esper_breaker_open{to="library"}') == 0
     assert dispatcher.ready()
     # Told to stop with nothing in hand: it ends well. Its log is JSON throughout, without anything secret.
@@ -133,20 +153,31 @@ def test_a_compiled_kernel_waits_for_its_baseline_and_is_measured_against_it(
 
 
 @pytest.mark.slow
-def test_work_of_one_that_is_killed_goes_to_the_next_and_leaves_no_second_row(
+def test_work_of_one_that_is_killed_goes_to_the_next_of_its_hardware_and_leaves_no_second_row(
     site: Installation, dispatcher: Running, urabrask: Running
 ) -> None:
-    identity, interface = wanted(site, 40)
-    first = site.start("tezzeret")
-    site.until(first.ready)
+    other = target(PLAIN)
+    assert other != hardware_target()
+    (identity, interface), (theirs, same) = wanted(site, 40), wanted(site, 40, hardware=other)
+    first, bystander = site.start("tezzeret"), site.start("tezzeret", environment=PLAIN)
+    site.until(lambda: first.ready() and bystander.ready())
     ask(site, identity, interface)
     site.until(first.working)
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     assert site.record(identity).state is State.PENDING_BUILD
+    # One of other hardware has been there all the while: it does its own work, and was never handed this.
+    ask(site, theirs, same)
+    site.until(lambda: State.BUILT in targets(site, theirs))
+    assert site.record(identity).state is State.PENDING_BUILD
+    assert identity not in bystander.said()
     second = site.start("tezzeret", "--idle-exit", "2")
     site.until(lambda: site.record(identity).state is State.VALIDATED)
     assert targets(site, identity) == CERTIFIED
     assert len(site.library.reports(identity)) == 1
+    assert f"{identity}: to be built (delivery 2)" in second.said()
+    assert bystander.metric('esper_deliveries_total{outcome="failed",topic="work.tezzeret.compile"}') == 0
+    assert theirs not in first.said() + second.said()
+    assert site.bus.dead_letters() == []
     # With nothing more to do it ends by itself.
     assert second.process.wait(60) == 0
     assert any(line["event"] == "idle" for line in site.lines(second))

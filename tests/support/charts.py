@@ -62,7 +62,7 @@ CASES: dict[str, Object] = {
     "cluster-wide": {"training": {"clusterWide": True}},
     "operator alone": {"urza": {"enabled": False}},
     "trial": TRIAL,
-    "keda": {"pools": {"scaler": "Keda"}, "pulsar": EVERYTHING["pulsar"]},
+    "keda": {"pools": {"scaler": "Keda", "hardware": "x86_64-avx512"}, "pulsar": EVERYTHING["pulsar"]},
 }
 """Kinds of installations that rules are tried on."""
 

@@ -86,10 +86,16 @@ class FaultyBus:
         return self._inner.flush(timeout)
 
     def subscribe(
-        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+        self,
+        topic: str,
+        name: str,
+        kind: SubscriptionType | str | None = None,
+        *,
+        key: str | None = None,
+        hardware: str | None = None,
     ) -> Subscription:
         """See ``Bus.subscribe``."""
-        return FaultySubscription(self, self._inner.subscribe(topic, name, kind, key=key))
+        return FaultySubscription(self, self._inner.subscribe(topic, name, kind, key=key, hardware=hardware))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

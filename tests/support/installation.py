@@ -45,9 +45,13 @@ class Running:
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
         self.process, self.port, self.log = process, port, log
 
+    def page(self) -> str:
+        """Its metrics."""
+        return httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text
+
     def metric(self, line: str) -> float:
         """The value of a sample, named as the page does; 0 when it is not there."""
-        for each in httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=30).text.splitlines():
+        for each in self.page().splitlines():
             if each.startswith(f"{line} "):
                 return float(each.rpartition(" ")[2])
         return 0.0

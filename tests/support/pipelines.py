@@ -10,10 +10,11 @@ from typing import Any
 
 from google.protobuf.message import Message as Payload
 
+import elsewhere
 from artifacts import VECTOR
 from esper.karn.catalogue import CATALOGUE
 from esper.kernel.hardware import hardware_target, toolchain_hash
-from esper.oona import InProcessBus, Outcome
+from esper.oona import Bus, InProcessBus, Outcome
 from esper.oona.keyfiles import TrustedFolder, load_signer, make_key
 from esper.urza import SqlLibrary, State, UnknownArtifact
 from esper.weatherlight.dispatcher import Dispatcher
@@ -24,26 +25,29 @@ from esper.weatherlight.workers import BenchmarkWorker, CompileWorker
 from hands import AwayLibrary, QuickBenchmarks, QuickBuilds
 from leyline.identity import ArtifactId
 from leyline.interface import Interface
-from leyline.topics import COMPILE, PREFETCH_ERROR, PREFETCH_READY
+from leyline.topics import PREFETCH_ERROR, PREFETCH_READY, TOPICS, pool_subscription
 from leyline.v1 import kernels_pb2 as wire
 
 PATIENCE = 60.0
+Run = Callable[[threading.Event], None]
 
 
-def identity_of(name: str, strategy: str = "fast", interface: Interface = VECTOR) -> str:
+def identity_of(
+    name: str, strategy: str = "fast", interface: Interface = VECTOR, hardware: str | None = None
+) -> str:  # fmt: skip
     digest = CATALOGUE[name].ir.digest()
-    return str(ArtifactId.make(digest, interface, hardware_target(), strategy, toolchain_hash()))
+    return str(ArtifactId.make(digest, interface, hardware or hardware_target(), strategy, toolchain_hash()))
 
 
 class Pipeline:
     """A library, a bus, a dispatcher and, once started, workers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bus: Bus | None = None) -> None:
         make_key(folder, "all", ["urza", "tezzeret", "urabrask", "weatherlight", "tamiyo"])
         make_key(folder / "elsewhere", "thief", ["urza", "tezzeret", "weatherlight"])
         self.sql = SqlLibrary.open(folder / "library")
         self.library = AwayLibrary(self.sql)
-        self.bus, self.folder = InProcessBus(), folder
+        self.bus, self.folder = bus or InProcessBus(), folder
         ring = TrustedFolder(folder / "trusted")
         self.post = Post(self.bus, load_signer(folder / "all.pem"), ring)
         self.thief = Post(self.bus, load_signer(folder / "elsewhere" / "thief.pem"), ring)
@@ -71,13 +75,23 @@ class Pipeline:
 
     def work(self) -> None:
         """Start a worker of each pool."""
-        patient = PatientLibrary(self.library, 30.0)  # type: ignore[arg-type]
-        self._begin(
-            CompileWorker(self.bus, self.post, patient, self.builds, Quiet()).run,
-            BenchmarkWorker(self.bus, self.post, patient, self.benchmarks, Quiet(), self.folder / "scratch").run,
-        )
+        self._begin(*self.workers(self.builds, self.benchmarks))
 
-    def _begin(self, *works: Callable[[threading.Event], None]) -> None:
+    def work_for(self, hardware: str) -> tuple[QuickBuilds, QuickBenchmarks]:
+        """Start a worker of each pool on other hardware, with hands of their own; see ``elsewhere``."""
+        builds, benchmarks = QuickBuilds(self.folder / f"built-{hardware}"), QuickBenchmarks()
+        self._begin(*(elsewhere.on(hardware, run) for run in self.workers(builds, benchmarks, hardware=hardware)))
+        return builds, benchmarks
+
+    def workers(self, builds: QuickBuilds, benchmarks: QuickBenchmarks, **more: Any) -> list[Run]:
+        patient = PatientLibrary(self.library, 30.0)  # type: ignore[arg-type]
+        scratch = self.folder / f"scratch-{len(self.threads)}"
+        return [
+            CompileWorker(self.bus, self.post, patient, builds, Quiet(), **more).run,
+            BenchmarkWorker(self.bus, self.post, patient, benchmarks, Quiet(), scratch, **more).run,
+        ]
+
+    def _begin(self, *works: Run) -> None:
         for work in works:
             self.threads.append(threading.Thread(target=work, args=(self.stop,), daemon=True))
             self.threads[-1].start()
@@ -88,14 +102,16 @@ class Pipeline:
             thread.join(20)
         self.sql.close()
 
-    def ask(self, name: str, strategy: str = "fast", *, post: Post | None = None, **change: Any) -> str:
-        """A run asks for a kernel."""
-        identity = identity_of(name, strategy)
+    def ask(
+        self, name: str, strategy: str = "fast", *, post: Post | None = None, target: str | None = None, **change: Any
+    ) -> str:  # fmt: skip
+        """A run asks for a kernel, for its own hardware or another target."""
+        identity = identity_of(name, strategy, hardware=target)
         request = wire.KernelPrefetchRequest(
             **{
                 "run": "run-1", "kernel_artifact_id": identity, "blueprint": name,
                 "interface": interface_to_wire(VECTOR), "strategy": strategy_to_wire(strategy),
-                "hardware": hardware_target(),
+                "hardware": target or hardware_target(),
             } | change
         )  # fmt: skip
         (post or self.post).send(request, "weatherlight", identity)
@@ -123,5 +139,6 @@ class Pipeline:
 
     def sent(self, topic: str) -> int:
         """Messages waiting on a queue."""
-        with self.bus.subscribe(topic, "tezzeret" if topic == COMPILE else "urabrask"):
+        target = hardware_target()
+        with self.bus.subscribe(topic, pool_subscription(TOPICS[topic], target), hardware=target):
             return sum(each.ready for each in self.bus.backlog() if each.topic == topic)

@@ -25,7 +25,7 @@ spec:
     - name: provision
       image: {{ include "esper.image" (dict "root" .root "image" .root.Values.images.operator) | quote }}
       imagePullPolicy: {{ .root.Values.images.pullPolicy }}
-      command: [esper, oona, provision]
+      command: {{ concat (list "esper" "oona" "provision") (ternary list (list "--hardware" .root.Values.pools.hardware) (empty .root.Values.pools.hardware)) | toJson }}
       env:
         {{- $told := include "esper.pulsar-environment" .root | fromYaml }}
         {{- $_ := set $told "ESPER_PULSAR_ADMIN_URL" (include "esper.servers" .root | fromJson).pulsar.adminUrl }}

@@ -12,6 +12,7 @@ import pytest
 
 from artifacts import VECTOR
 from esper.karn.catalogue import CATALOGUE
+from esper.kernel.hardware import hardware_target
 from esper.oona import Outcome
 from esper.tezzeret import BuildRequest, BuildVerdict
 from esper.urza import State
@@ -19,7 +20,7 @@ from esper.weatherlight.post import interface_to_wire
 from hands import QuickBuilds
 from leyline.identity import ArtifactId
 from leyline.interface import Interface
-from leyline.topics import BENCHMARK, CATALOG, COMPILE, PREFETCH_ERROR
+from leyline.topics import BENCHMARK, CATALOG, COMPILE, DAY, PREFETCH_ERROR, TOPICS, TopicKind, pool_subscription
 from leyline.v1 import kernels_pb2 as wire
 from leyline.v1 import telemetry_pb2 as telemetry
 from pipelines import PATIENCE, Pipeline, identity_of
@@ -186,6 +187,22 @@ def test_what_somebody_entered_without_a_word_is_found_and_made(pipeline: Pipeli
     assert sum(pipeline.builds.asked.values()) == 1
 
 
+def test_what_no_pool_took_while_the_bus_kept_it_is_sent_again(pipeline: Pipeline) -> None:
+    now = [0.0]
+    dispatcher = pipeline.start(pipeline.dispatcher(clock=lambda: now[0]), workers=False)
+    identity = pipeline.ask("low_rank", target="vax_780")
+
+    def published() -> int:
+        return pipeline.bus.counters().published[TopicKind.WORK]
+
+    pipeline.until(lambda: published() == 2)
+    for passed, sent in ((0.0, 0), (7 * DAY - 1.0, 0), (1.0, 1), (1.0, 0)):
+        before, now[0] = published(), now[0] + passed
+        assert dispatcher.resume(pipeline.stop) == 1
+        assert published() == before + sent, passed
+    assert pipeline.state(identity) is State.PENDING_BUILD
+
+
 def test_who_is_given_up_on_is_not_resumed(pipeline: Pipeline) -> None:
     pipeline.benchmarks.plan = lambda _: "noisy"
     dispatcher = pipeline.start()
@@ -229,7 +246,8 @@ def test_a_letter_that_nobody_trusted_has_sent_rejects_nothing(
     pipeline.start(workers=False)
     pipeline.until(lambda: bool(pipeline.sql.records()))
     forged = wire.KernelCompileRequest(kernel_artifact_id=identity)
-    with pipeline.bus.subscribe(COMPILE, "tezzeret") as subscription:
+    target = hardware_target()
+    with pipeline.bus.subscribe(COMPILE, pool_subscription(TOPICS[COMPILE], target), hardware=target) as subscription:
         mine = subscription.receive(5)
         assert mine is not None
         pipeline.thief.send(forged, "urza", identity)

@@ -25,7 +25,7 @@ from esper.weatherlight.quiet import Quiet
 from esper.weatherlight.workers import BenchmarkWorker, CompileWorker
 from hands import AwayLibrary, QuickBenchmarks, QuickBuilds
 from leyline.identity import ArtifactId
-from leyline.topics import BENCHMARK, CATALOG, COMPILE
+from leyline.topics import BENCHMARK, CATALOG, COMPILE, TOPICS, pool_subscription
 from leyline.v1 import kernels_pb2 as wire
 
 NAME = "low_rank"
@@ -50,6 +50,10 @@ class Bench:
         self.builds, self.benchmarks = QuickBuilds(folder / "built"), QuickBenchmarks()
         self.folder = folder
         self.catalog = self.post.inbox(self.bus.subscribe(CATALOG, "urza"))
+        for topic in (COMPILE, BENCHMARK):
+            # There before anything is sent, so that what waits for a worker can be seen.
+            name, target = pool_subscription(TOPICS[topic], hardware_target()), hardware_target()
+            self.bus.subscribe(topic, name, hardware=target).close()
         self.sql.register_blueprint(NAME, IR, 0.3)
         self.identity = self.want("fast")
 
@@ -171,7 +175,7 @@ def test_what_always_crashes_is_given_up_on_with_its_cause(bench: Bench) -> None
         ({"interface": wire.KernelInterface()}, "InterfaceError"),
         ({"blueprint_ir": CATALOGUE["bottleneck"].ir.to_json()}, "this machine would build"),
         ({"kernel_artifact_id": "../../etc"}, "InvalidEntry"),
-        ({"kernel_artifact_id": "0" * 16 + "-x86_64-fast-" + "0" * 8}, "UnknownArtifact"),
+        ({"kernel_artifact_id": f"{'0' * 16}-{hardware_target()}-fast-{'0' * 8}"}, "UnknownArtifact"),
     ],
 )
 def test_a_request_that_makes_no_sense_ends_as_a_dead_letter(bench: Bench, change: dict[str, Any], cause: str) -> None:
@@ -185,6 +189,34 @@ def test_a_request_that_makes_no_sense_ends_as_a_dead_letter(bench: Bench, chang
     (letter,) = bench.letters(COMPILE)
     assert cause in letter
     assert bench.sql.record(bench.identity).state is State.BUILT, "the next one is not held up"
+
+
+ELSEWHERE = f"{'0' * 16}-vax_780-fast-{'0' * 8}"
+
+
+def test_what_is_for_other_hardware_is_acknowledged_and_nothing_is_done(bench: Bench) -> None:
+    """Also when the key does not tell: then the payload does, which is verified."""
+    for worker, topic, request in (
+        (bench.compiler(), COMPILE, request_for(ELSEWHERE)),
+        (bench.benchmarker(), BENCHMARK, wire.KernelBenchmarkRequest(kernel_artifact_id=ELSEWHERE)),
+    ):
+        bench.work(worker, request)
+        bench.post.send(request, "urza", ELSEWHERE)
+        bench.work(bench.compiler(), request_for(bench.identity))
+        assert bench.letters(topic) == []
+    assert list(bench.builds.asked) == [bench.identity]
+    assert bench.benchmarks.asked == []
+    assert [type(each) for each in bench.said()] == [wire.KernelBuilt, wire.KernelBuilt]
+    assert not sum(bench.bus.counters().redelivered.values())
+
+
+def test_what_only_claims_to_be_for_other_hardware_is_refused_before_that_is_believed(bench: Bench) -> None:
+    """A forged message is a dead letter, whatever it says it is for."""
+    thief = Post.in_process(bench.bus)
+    thief.send(request_for(ELSEWHERE), "urza", "no artifact's id")
+    bench.work(bench.compiler(), request_for(bench.identity))
+    (letter,) = bench.letters(COMPILE)
+    assert letter.startswith("ForgedEnvelope: ")
 
 
 def test_what_is_not_the_message_s_fault_fails_the_thread(bench: Bench) -> None:

@@ -38,6 +38,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 @guarded
 def provision(
     config: Config = None,
+    hardware: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--hardware",
+            metavar="TARGET",
+            help="Make the subscriptions of pools for this hardware ahead, such as x86_64-avx512. Repeatable.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change and change nothing.")] = False,
     wait: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="How long to try again while the broker is not ready.")
@@ -48,17 +56,19 @@ def provision(
     """Make the broker fit this version's table of topics.
 
     Tenant, namespace, topics, schemas, retention, compaction, and the
-    subscriptions that must not miss a message. Says what it changed;
-    running it again changes nothing. Needs an administrator's token.
+    subscriptions that must not miss a message; subscriptions of earlier
+    versions that nobody reads are removed. Says what it changed; running
+    it again changes nothing. Needs an administrator's token.
 
     [bold]Examples[/bold]
 
       esper oona provision --config pulsar.yaml --dry-run
       esper oona provision --config pulsar.yaml
+      esper oona provision --config pulsar.yaml --hardware x86_64-avx512
     """
     adapter = _adapter()
     settings = adapter.load_settings(config)
-    changes = adapter.provision(settings, dry_run=dry_run, patience=wait)
+    changes = adapter.provision(settings, hardware=hardware or (), dry_run=dry_run, patience=wait)
     space = f"{settings.tenant}/{settings.namespace}"
     if as_json:
         _write([{"what": each.what, "before": each.before, "after": each.after} for each in changes])

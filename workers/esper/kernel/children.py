@@ -21,7 +21,10 @@ __all__ = ["Children", "Job", "Outcome"]
 Ending = Literal["done", "failed", "crashed", "timeout", "memory"]
 
 #: Environment variables that reach a child; everything else (tokens, credentials) stays here.
-PASSED = ("PATH", "HOME", "LANG", "LC_ALL", "CXX", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
+PASSED = (
+    "PATH", "HOME", "LANG", "LC_ALL", "CXX", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR",
+    "ATEN_CPU_CAPABILITY",  # part of the hardware target: a child must be of that of its process
+)  # fmt: skip
 PASSED_PREFIXES = ("ESPER_CACHE_", "ESPER_BUILD_", "XDG_CACHE_")
 START_SECONDS = 120.0
 

@@ -205,12 +205,21 @@ class Bus(Protocol):
         """Wait up to ``timeout`` seconds until the bus has all that was published; returns how much it has not."""
 
     def subscribe(
-        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+        self,
+        topic: str,
+        name: str,
+        kind: SubscriptionType | str | None = None,
+        *,
+        key: str | None = None,
+        hardware: str | None = None,
     ) -> Subscription:
         """Join the subscription ``name`` of ``topic``, creating it on first use; ``None`` takes the topic's own kind.
 
         With ``key`` it takes the messages of that key only, such as those of one run; the others are done with.
-        Raises ``SubscriptionBusy`` for a second exclusive consumer, another kind or another key; ``UnknownTopic``,
+        With ``hardware`` it takes the messages of artifacts for that target, by their key, which is the artifact's id;
+        those of other targets are done with and counted nowhere, those whose key is no artifact's id are taken. When
+        it is new it begins with what is kept for that target, whoever else has subscribed before.
+        Raises ``SubscriptionBusy`` for a second exclusive consumer, another kind, key or hardware; ``UnknownTopic``,
         ``BusClosed``, ``BusUnavailable``.
         """
 

@@ -12,6 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType, TracebackType
 from typing import Self
 
@@ -28,8 +29,9 @@ from esper.oona.bus import (
     UnknownDeadLetter,
 )
 from esper.oona.checks import find_topic, require_compacted, require_key, require_name, require_size
-from esper.oona.queues import Entry, SubscriptionQueue
+from esper.oona.queues import Entry, Share, SubscriptionQueue
 from leyline.envelope import Draft
+from leyline.identity import hardware_of
 from leyline.topics import TOPICS, SubscriptionType, Topic, TopicKind
 
 DEFAULT_CAPACITY: Mapping[TopicKind, int] = MappingProxyType(
@@ -87,18 +89,18 @@ class InProcessBus:
             kind = described.kind
             require_key(described, key)
             queues = [queue for queue in self._queues.values() if queue.topic.name == topic]
-            self._refuse_when_full(described, queues)
+            self._refuse_when_full(described, queues, key)
             self._counts["published"][kind] += 1
             now, payload = self._clock(), data.seal() if isinstance(data, Draft) else bytes(data)
             if described.compacted and key is not None:
                 self._latest[topic][key] = Latest(topic, identity, payload, key, carried)
             for queue in queues:
-                if queue.only_key not in (None, key):
+                if not queue.share.takes(key):
                     continue
                 # One entry per subscription: each counts its own deliveries.
                 entry = Entry(next(self._numbers), identity, payload, key, carried, now)
                 self._counts["dropped"][kind] += queue.add(entry)
-            if not queues:
+            if _unclaimed(described, queues, key):
                 if described.may_drop:
                     self._counts["dropped"][kind] += 1
                 else:
@@ -112,7 +114,13 @@ class InProcessBus:
         return 0
 
     def subscribe(
-        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+        self,
+        topic: str,
+        name: str,
+        kind: SubscriptionType | str | None = None,
+        *,
+        key: str | None = None,
+        hardware: str | None = None,
     ) -> InProcessSubscription:
         """See ``Bus.subscribe``."""
         require_name(name)
@@ -120,13 +128,12 @@ class InProcessBus:
             described = self._topic(topic)
             kind = described.subscription if kind is None else SubscriptionType(kind)
             queue = self._queues.get((topic, name))
+            share = Share(key, hardware)
             if queue is None:
-                queue = SubscriptionQueue(described, name, kind, self._capacity[described.kind], key)
+                queue = SubscriptionQueue(described, name, kind, self._capacity[described.kind], share)
+                self._begin(queue)
                 self._queues[topic, name] = queue
-                for entry in self._unclaimed.pop(topic, ()):
-                    if key in (None, entry.key):
-                        queue.add(entry)
-            queue.require_joinable(kind, key)
+            queue.require_joinable(kind, share)
             consumer = next(self._numbers)
             queue.consumers.append(consumer)
             return InProcessSubscription(self, queue, consumer)
@@ -193,12 +200,26 @@ class InProcessBus:
             raise BusClosed(f"{name}: the bus is closed")
         return find_topic(self._topics, name)
 
-    def _refuse_when_full(self, topic: Topic, queues: list[SubscriptionQueue]) -> None:
+    def _begin(self, queue: SubscriptionQueue) -> None:
+        """Give a new subscription what was kept for it; what is for hardware without pools stays for those to come."""
+        topic, share = queue.topic, queue.share
+        if share.hardware is None and any(name == topic.name for name, _ in self._queues):
+            return  # not the first: it begins with what comes next
+        left = []
+        for entry in self._unclaimed.pop(topic.name, ()):
+            if share.takes(entry.key):
+                queue.add(replace(entry))
+            if topic.per_hardware and hardware_of(entry.key) not in (None, share.hardware):
+                left.append(entry)
+        if left:
+            self._unclaimed[topic.name] = left
+
+    def _refuse_when_full(self, topic: Topic, queues: list[SubscriptionQueue], key: str | None) -> None:
         if topic.may_drop:
             return
         capacity = self._capacity[topic.kind]
-        full = next((queue.name for queue in queues if queue.full), None)
-        if full is None and not queues and len(self._unclaimed.get(topic.name, ())) >= capacity:
+        full = next((queue.name for queue in queues if queue.full and queue.share.takes(key)), None)
+        if full is None and _unclaimed(topic, queues, key) and len(self._unclaimed.get(topic.name, ())) >= capacity:
             full = "(no subscription yet)"
         if full is not None:
             self._counts["refused"][topic.kind] += 1
@@ -260,6 +281,14 @@ class InProcessBus:
             for receipt in queue.open_with(consumer):
                 self._nack(queue, receipt, "its consumer was closed before it answered")
             self._changed.notify_all()
+
+
+def _unclaimed(topic: Topic, queues: list[SubscriptionQueue], key: str | None) -> bool:
+    """Whether a message of this key is kept for a subscription that is not there yet."""
+    if not queues:
+        return True
+    hardware = hardware_of(key) if topic.per_hardware and not topic.may_drop else None
+    return hardware is not None and all(queue.share.hardware != hardware for queue in queues)
 
 
 class InProcessSubscription:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from esper.oona.bus import MAX_DELIVERIES, Backlog, DeadLetter, Message, SubscriptionBusy
+from leyline.identity import hardware_of
 from leyline.topics import SubscriptionType, Topic
 
 
@@ -35,6 +36,29 @@ class OpenDelivery:
     consumer: int
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a subscription takes of its topic: messages of one key, of artifacts for one hardware target, or all.
+
+    Both are told by the key, which nobody has signed: it can only keep a message away from a handler.
+    """
+
+    key: str | None = None
+    hardware: str | None = None
+
+    def takes(self, key: str | None) -> bool:
+        """Whether messages of this key are in it; what names no hardware may be for any."""
+        if self.key not in (None, key):
+            return False
+        return self.hardware is None or hardware_of(key) in (None, self.hardware)
+
+    def __str__(self) -> str:
+        if self.key is None and self.hardware is None:
+            return "all messages"
+        of = "" if self.key is None else f" of key {self.key!r}"
+        return f"messages{of}" if self.hardware is None else f"messages{of} for {self.hardware}"
+
+
 @dataclass(slots=True)
 class SubscriptionQueue:
     """The messages of one subscription name on one topic."""
@@ -43,7 +67,7 @@ class SubscriptionQueue:
     name: str
     kind: SubscriptionType
     capacity: int
-    only_key: str | None = None
+    share: Share = Share()
     consumers: list[int] = field(default_factory=list)
     _ready: list[tuple[int, Entry]] = field(default_factory=list)
     _parked: dict[str, list[tuple[int, Entry]]] = field(default_factory=dict)
@@ -77,13 +101,13 @@ class SubscriptionQueue:
         heapq.heappush(self._ready, (entry.order, entry))
         return dropped
 
-    def require_joinable(self, kind: SubscriptionType, key: str | None) -> None:
-        """Raise ``SubscriptionBusy`` unless one more consumer of this kind and key may join."""
+    def require_joinable(self, kind: SubscriptionType, share: Share) -> None:
+        """Raise ``SubscriptionBusy`` unless one more consumer of this kind and share may join."""
         where = f"{self.topic.name}/{self.name}"
         if self.kind is not kind:
             raise SubscriptionBusy(f"{where}: is {self.kind.value}, asked for as {kind.value}")
-        if self.only_key != key:
-            raise SubscriptionBusy(f"{where}: takes messages of key {self.only_key!r}, asked for {key!r}")
+        if self.share != share:
+            raise SubscriptionBusy(f"{where}: takes {self.share}, asked for {share}")
         if kind is SubscriptionType.EXCLUSIVE and self.consumers:
             raise SubscriptionBusy(f"{where}: is exclusive and has its consumer; close that one first")
 

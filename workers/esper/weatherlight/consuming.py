@@ -94,6 +94,7 @@ class Consumer:
     Args:
         handle: acts on a payload; told of the message, and when to stop.
         key: takes the messages of this key only.
+        hardware: takes the messages of artifacts for this target only, as far as their keys tell.
         tally, activity, around: told what is done.
     """
 
@@ -106,18 +107,19 @@ class Consumer:
         handle: Callable[[Payload, Message, threading.Event], None],
         *,
         key: str | None = None,
+        hardware: str | None = None,
         tally: Tally | None = None,
         activity: Activity | None = None,
         around: Around | None = None,
     ) -> None:
-        self._key = key
+        self._key, self._hardware = key, hardware
         self._bus, self._post, self._topic, self._name, self._do = bus, post, topic, name, handle
         self._tally, self._activity = tally or Untold(), activity or Activity()
         self._around: Around = around or (lambda _: nullcontext())
 
     def run(self, stop: threading.Event, idle: Callable[[], object] = lambda: None) -> None:
         """Consume until ``stop`` is set; what is open then goes back. ``idle`` is called between two messages."""
-        with self._bus.subscribe(self._topic, self._name, key=self._key) as subscription:
+        with self._bus.subscribe(self._topic, self._name, key=self._key, hardware=self._hardware) as subscription:
             inbox = self._post.inbox(subscription)
             while not stop.is_set():
                 faults: list[Exception] = []

@@ -38,7 +38,7 @@ from esper.weatherlight.post import (
 )
 from leyline.errors import LeylineError
 from leyline.identity import ArtifactId
-from leyline.topics import BENCHMARK, CATALOG, COMPILE, FIELD_REPORTS, PREFETCH_REQUEST
+from leyline.topics import BENCHMARK, CATALOG, COMPILE, FIELD_REPORTS, PREFETCH_REQUEST, TOPICS
 from leyline.v1 import kernels_pb2 as wire
 from leyline.v1 import telemetry_pb2 as telemetry
 
@@ -52,6 +52,8 @@ BENCHMARK_SECONDS = 120.0
 """How long checking and measuring one artifact may take."""
 REMEMBERED = 65_536
 """Artifacts for which it is remembered who asked; beyond, a run finds its verdicts in the library only."""
+KEPT_SECONDS = float(min(TOPICS[COMPILE].retention, TOPICS[BENCHMARK].retention))
+"""After this nobody can take a message any more: what no pool of its hardware has taken is sent again."""
 ROLE = "urza"
 
 _STATES = {
@@ -102,7 +104,7 @@ class Dispatcher:
         self._round = _Every(round_seconds, clock, at_once=False)
         self._sweep, self._grace = _Every(sweep_seconds, clock, at_once=False), grace_seconds
         self._lock = threading.RLock()
-        self._underway: dict[str, State] = {}
+        self._underway: dict[str, tuple[State, float]] = {}
         self._asked: dict[str, set[str]] = defaultdict(set)
         self._buried: set[str] = set()
 
@@ -143,13 +145,18 @@ class Dispatcher:
         """Send an unfinished artifact to where it is worked on next, unless it is there already; returns its state."""
         with self._lock:
             record = self._record(artifact_id, stop)
-            if record.state in FINAL or self._underway.get(artifact_id) is record.state:
+            if record.state in FINAL or self._on_its_way(artifact_id, record.state):
                 return record.state
             if record.state is State.PENDING_BUILD:
                 self._compile(record, stop)
             else:
                 self._benchmark(record, stop)
             return record.state
+
+    def _on_its_way(self, artifact_id: str, state: State) -> bool:
+        """Whether it was sent for what this state asks for, by a message that can't have run out."""
+        sent = self._underway.get(artifact_id)
+        return sent is not None and sent[0] is state and self._clock() - sent[1] < KEPT_SECONDS
 
     def _on_catalog(self, payload: Payload, message: Message, stop: threading.Event) -> None:
         if isinstance(payload, wire.KernelCatalogUpdate):
@@ -192,7 +199,7 @@ class Dispatcher:
             toolchain=record.toolchain,
             timeout_seconds=round(self._build_seconds),
         )
-        self._underway[identity] = State.PENDING_BUILD
+        self._underway[identity] = (State.PENDING_BUILD, self._clock())
         self._post.send_patiently(request, ROLE, identity, stop)
 
     def _benchmark(self, record: KernelRecord, stop: threading.Event) -> None:
@@ -202,7 +209,7 @@ class Dispatcher:
         if baseline is not None:
             other = self._baseline(record, str(baseline), stop)
             if other.state is State.PENDING_BUILD:
-                if self._underway.get(other.artifact_id) is not State.PENDING_BUILD:
+                if not self._on_its_way(other.artifact_id, State.PENDING_BUILD):
                     self._compile(other, stop)
                 return  # sent on when that one is built
             if other.state in (State.REJECTED, State.RETIRED):
@@ -219,7 +226,7 @@ class Dispatcher:
             baseline_artifact_id="" if baseline is None else str(baseline),
             timeout_seconds=max(1, round(self._benchmark_seconds)),
         )
-        self._underway[identity] = state
+        self._underway[identity] = (state, self._clock())
         self._post.send_patiently(request, ROLE, identity, stop)
 
     def _baseline(self, record: KernelRecord, baseline: str, stop: threading.Event) -> KernelRecord:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from esper.kernel.children import Children
+from esper.kernel.hardware import hardware_target
 from esper.oona import Bus, InProcessBus
 from esper.tezzeret import Builder
 from esper.urabrask import Benchmarker
@@ -89,8 +90,11 @@ class KernelService(Kernels):
         self._dispatcher = Dispatcher(used, post, patient, changed=self._on_change, build_seconds=timeout)
         builds = builds or Builder(self._scratch.path / "built", signing.built, self._children)
         benchmarks = benchmarks or Benchmarker(signing.validated, self.keys, self._children)
-        self._compile = CompileWorker(used, post, patient, builds, quiet)
-        self._benchmark = BenchmarkWorker(used, post, patient, benchmarks, quiet, self._scratch.path / "benchmark")
+        target = hardware_target(device)
+        self._compile = CompileWorker(used, post, patient, builds, quiet, hardware=target)
+        self._benchmark = BenchmarkWorker(
+            used, post, patient, benchmarks, quiet, self._scratch.path / "benchmark", hardware=target
+        )
         self._supervisor = Supervisor(backoff)
         self._stop = threading.Event()
         self._started = False

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from google.protobuf.message import Message as Payload
 
 from esper.errors import ArtifactError
+from esper.kernel.hardware import hardware_target
 from esper.kernel.reading import read_artifact
 from esper.oona import Bus, Message
 from esper.tezzeret import BuildRequest, BuildVerdict
@@ -41,8 +42,8 @@ from esper.weatherlight.post import Post, interface_from_wire, strategy_from_wir
 from esper.weatherlight.quiet import Turns
 from leyline import canonical
 from leyline.blueprint import BlueprintIR
-from leyline.identity import ArtifactId
-from leyline.topics import BENCHMARK, COMPILE
+from leyline.identity import ArtifactId, hardware_of
+from leyline.topics import BENCHMARK, COMPILE, TOPICS, pool_subscription
 from leyline.v1 import kernels_pb2 as wire
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Worker(ABC):
     """Consumes one work queue. ``run`` is what a supervised thread does; several may.
 
     Args:
+        hardware: the target it works for; this machine's if not given. Work for others is theirs, on subscriptions of
+            their own, and acknowledged here without being done.
         abandon: set when work in hand is to be given up; if not given, work is given up as soon as a thread is told
             to stop, instead of being finished.
     """
@@ -85,6 +88,7 @@ class Worker(ABC):
         topic: str,
         role: str,
         *,
+        hardware: str | None = None,
         abandon: threading.Event | None = None,
         tally: Tally | None = None,
         activity: Activity | None = None,
@@ -93,13 +97,23 @@ class Worker(ABC):
         self._post, self._library, self._role = post, library, role
         self._abandon = abandon
         self._tally = tally or Untold()
+        self._hardware = hardware or hardware_target()
         self._consumer = Consumer(
-            bus, post, topic, role, self._handle, tally=tally, activity=activity, around=around
+            bus, post, topic, pool_subscription(TOPICS[topic], self._hardware), self._take, hardware=self._hardware,
+            tally=tally, activity=activity, around=around,
         )  # fmt: skip
 
     def run(self, stop: threading.Event) -> None:
         """Work until ``stop`` is set."""
         self._consumer.run(stop)
+
+    def _take(self, payload: Payload, message: Message, stop: threading.Event) -> None:
+        """Do what is for this hardware. The bus has sorted by the key, which nobody signed; the payload is verified."""
+        target = hardware_of(getattr(payload, "kernel_artifact_id", None))
+        if target not in (None, self._hardware):
+            _LOG.info("%s: is for %s, not for %s", message.message_id, target, self._hardware)
+            return
+        self._handle(payload, message, stop)
 
     @abstractmethod
     def _handle(self, payload: Payload, message: Message, stop: threading.Event) -> None:
@@ -167,7 +181,7 @@ class CompileWorker(Worker):
         )
         if request.artifact_id != identity:
             # Another worker may be of the right kind; if none is, the dead letter says so.
-            raise Again(f"this machine would build {request.artifact_id}: other hardware or toolchain")
+            raise Again(f"this machine would build {request.artifact_id}: another design or toolchain")
         abandoned = self._abandoned(stop)
         with self._quiet.build(abandoned) as go:
             if not go:

@@ -16,6 +16,10 @@ from esper.oona.pulsar.settings import PulsarSettings
 TIMEOUT_SECONDS = 30.0
 
 
+class InUse(BusError):
+    """What was to be removed has consumers."""
+
+
 class Admin:
     """Calls the REST interface. Thread-safe; a context manager."""
 
@@ -44,7 +48,7 @@ class Admin:
         self._call("POST", path, body, query)
 
     def delete(self, path: str, **query: Any) -> bool:
-        """Remove; ``False`` when there is none."""
+        """Remove; ``False`` when there is none. Raises ``InUse`` for a subscription with consumers."""
         return self._call("DELETE", path, None, query, none_for=(404,)) is not None
 
     def topic(self, name: str, *parts: str) -> str:
@@ -95,6 +99,8 @@ class Admin:
             )
         if answer.is_server_error:
             raise BusNotReady(f"broker {self._url}: {method} {path}: {answer.status_code}: {_reason(answer)}")
+        if answer.status_code == httpx.codes.PRECONDITION_FAILED and method == "DELETE":
+            raise InUse(f"broker {self._url}: {method} {path}: {_reason(answer)}")
         if answer.is_error:
             raise BusError(f"broker {self._url}: {method} {path}: {answer.status_code}: {_reason(answer)}")
         return answer

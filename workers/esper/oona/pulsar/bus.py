@@ -37,7 +37,7 @@ from esper.oona.pulsar.outbox import Lane, Parcel
 from esper.oona.pulsar.settings import PulsarSettings
 from esper.oona.pulsar.tap import Tap
 from esper.oona.pulsar.view import View
-from esper.oona.queues import SubscriptionQueue
+from esper.oona.queues import Share, SubscriptionQueue
 from esper.oona.tracing import carry
 from leyline.envelope import Draft
 from leyline.topics import TOPICS, SubscriptionType, Topic
@@ -132,29 +132,36 @@ class PulsarBus:
         return sum(lane.flush(deadline) for lane in lanes)
 
     def subscribe(
-        self, topic: str, name: str, kind: SubscriptionType | str | None = None, *, key: str | None = None
+        self,
+        topic: str,
+        name: str,
+        kind: SubscriptionType | str | None = None,
+        *,
+        key: str | None = None,
+        hardware: str | None = None,
     ) -> PulsarSubscription:
         """See ``Bus.subscribe``. A subscription that is not there yet starts with what nobody subscribed to before.
 
-        That needs ``admin_url``; without it a new subscription starts with what is published from now on.
+        That needs ``admin_url``; without it a new subscription starts with what is published from now on. One for a
+        hardware target starts with all that the broker keeps.
         """
         require_name(name)
         described = self._topic(topic)
-        kind = described.subscription if kind is None else SubscriptionType(kind)
+        kind, share = described.subscription if kind is None else SubscriptionType(kind), Share(key, hardware)
         with self._lock:
             opening = self._opening.setdefault((topic, name), threading.Lock())
         with opening:  # not the bus's lock: the broker may take its time
             with self._lock:
                 intake = self._intakes.get((topic, name))
                 if intake is not None:
-                    return self._join(intake, kind, key)
-            opened = self._open(described, name, kind, key)
+                    return self._join(intake, kind, share)
+            opened = self._open(SubscriptionQueue(described, name, kind, UNBOUNDED, share))
             with self._lock:
                 if self._closed:
                     opened.close()
                     raise BusClosed(f"{topic}: the bus is closed")
                 self._intakes[topic, name] = opened
-                return self._join(opened, kind, key)
+                return self._join(opened, kind, share)
 
     def unsubscribe(self, topic: str, name: str) -> None:
         """See ``Bus.unsubscribe``."""
@@ -244,26 +251,27 @@ class PulsarBus:
                 lane = self._lanes[topic.name] = Lane(self._link, topic, self.settings.outbox_messages)
             return lane
 
-    def _join(self, intake: Intake, kind: SubscriptionType, key: str | None) -> PulsarSubscription:
-        intake.queue.require_joinable(kind, key)
+    def _join(self, intake: Intake, kind: SubscriptionType, share: Share) -> PulsarSubscription:
+        intake.queue.require_joinable(kind, share)
         consumer = next(self._numbers)
         intake.join(consumer)
         return PulsarSubscription(self, intake, consumer)
 
-    def _open(self, topic: Topic, name: str, kind: SubscriptionType, key: str | None) -> Intake:
+    def _open(self, queue: SubscriptionQueue) -> Intake:
+        topic, name = queue.topic, queue.name
         timeout = self.settings.operation_timeout_seconds
         counted = counts_deliveries(topic)
         options: dict[str, Any] = {
-            "consumer_type": _KINDS[kind],
+            "consumer_type": _KINDS[queue.kind],
             # Work must not wait behind work in a process that is busy; one is the least this client can prefetch.
             "receiver_queue_size": 1 if counted else PREFETCHED,
             # No time limit for handling: when a process dies the broker notices and offers its messages again.
             "unacked_messages_timeout_ms": None,
             "negative_ack_redelivery_delay_ms": round(self.settings.redelivery_delay_seconds * 1000),
-            "initial_position": self._beginning(topic),
+            "initial_position": self._beginning(topic, queue.share),
         }
         return Intake(
-            SubscriptionQueue(topic, name, kind, UNBOUNDED, key),
+            queue,
             Tap(f"{topic.name}/{name}", lambda: self._link.consumer(topic.name, name, **options)),
             self._letters,
             Counts(self._link, topic.name, name, timeout) if counted else None,
@@ -271,8 +279,11 @@ class PulsarBus:
             lambda what: self._count(what, topic),
         )
 
-    def _beginning(self, topic: Topic) -> pulsar.InitialPosition:
+    def _beginning(self, topic: Topic, share: Share) -> pulsar.InitialPosition:
         """Where a subscription starts that is not there yet; the broker ignores it for one that is."""
+        if share.hardware is not None:
+            # Others have passed over what is for it; what is too old runs out in the intake.
+            return pulsar.InitialPosition.Earliest
         if topic.may_drop or topic.needs_freshness or self.settings.admin_url is None:
             return pulsar.InitialPosition.Latest
         with Admin(self.settings) as admin:

@@ -233,7 +233,8 @@ class Intake:
         properties = message.properties()
         key = message.partition_key() or None
         target = properties.get(FOR, self.queue.name)
-        if place in self._recent or target != self.queue.name or self.queue.only_key not in (None, key):
+        ours = target == self.queue.name and self.queue.share.takes(key)
+        if place in self._recent or not ours or self._ran_out(message):
             self._tap.acknowledge(identity)
             return
         try:
@@ -257,6 +258,11 @@ class Intake:
         self._hold(place, Held(identity, fresh, [each.order for each in entries if each.order not in fresh]))
         for entry in fresh.values():
             self.queue.add(entry)
+
+    def _ran_out(self, message: pulsar.Message) -> bool:
+        """Whether the broker should have given up on it: it looks at what has run out now and then only."""
+        expiry = self.queue.topic.expiry
+        return bool(expiry) and time.time() - message.publish_timestamp() / 1000 > expiry
 
     def _problem(self, envelope: Envelope) -> str:
         if not envelope.bundle:

@@ -24,6 +24,7 @@ class Letters:
 
     def __init__(self, link: Link, topics: Mapping[str, Topic], timeout: float) -> None:
         kept = [topic.name for topic in topics.values() if not topic.may_drop]
+        self._former = {name: topics[name].former for name in kept}
         self._views = {name: View(link, dead(name), Stored, _letter) for name in kept}
         self._writers = {name: Writer(link, dead(name), Stored, timeout) for name in kept}
         self._sources = {name: Writer(link, name, Envelope, timeout) for name in kept}
@@ -50,9 +51,14 @@ class Letters:
         return [letter for letter in found if subscription in (None, letter.subscription)]
 
     def replay(self, letter_id: str) -> None:
-        """Publish it for the subscription it died on, then forget it: killed in between, it is there once more."""
+        """Publish it for the subscription it died on, then forget it: killed in between, it is there once more.
+
+        One that died on a subscription of an earlier version is for those that have taken its place.
+        """
         letter = self._find(letter_id)
-        properties = {**letter.properties, ID: letter.message_id, FOR: letter.subscription}
+        properties = {**letter.properties, ID: letter.message_id}
+        if letter.subscription not in self._former[letter.topic]:
+            properties[FOR] = letter.subscription
         self._sources[letter.topic].put(letter.key, Envelope(sealed=letter.data), properties)
         self._writers[letter.topic].put(letter_id, Stored())
 

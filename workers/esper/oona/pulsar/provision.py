@@ -1,7 +1,8 @@
-"""The broker as the table of topics wants it: what is missing is made, what differs is set, nothing else is touched.
+"""The broker as the table of topics wants it: what is missing is made, what differs is set, the rest is left.
 
 Beside each topic whose messages are never dropped is one for its dead letters, beside each work topic one that counts
-deliveries. Subscriptions that must not miss a message are made here, before the first publish.
+deliveries. Subscriptions that must not miss a message are made here, before the first publish; those of earlier
+versions, which nobody reads any more, are removed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,13 @@ from typing import Any
 from google.protobuf.message import Message as Payload
 from pulsar.schema import ProtobufNativeSchema
 
-from esper.errors import BusError
+from esper.errors import BadInput, BusError
 from esper.oona.bus import BusNotReady
-from esper.oona.pulsar.admin import Admin
+from esper.oona.pulsar.admin import Admin, InUse
 from esper.oona.pulsar.names import counts_deliveries, dead, deliveries
 from esper.oona.pulsar.settings import PulsarSettings
-from leyline.topics import TOPICS, Topic
+from leyline.errors import IdentityError
+from leyline.topics import TOPICS, Topic, pool_subscription
 from leyline.v1.bus_pb2 import DeadLetter, DeliveryCount, Envelope
 
 FOREVER = -1
@@ -52,15 +54,23 @@ class Wanted:
     expiry: int
     compacted: bool
     subscriptions: tuple[str, ...]
+    former: tuple[str, ...] = ()
 
 
-def wanted(topics: Mapping[str, Topic] = TOPICS) -> list[Wanted]:
-    """What the table asks for, with the topics the adapter keeps for itself."""
-    found = []
+def wanted(topics: Mapping[str, Topic] = TOPICS, hardware: Iterable[str] = ()) -> list[Wanted]:
+    """What the table asks for, with the topics the adapter keeps for itself, and pools for some hardware targets.
+
+    Raises ``IdentityError`` for what is not a hardware target.
+    """
+    found, targets = [], tuple(dict.fromkeys(hardware))
     for topic in topics.values():
-        # A subscription nobody promised to read, such as that of a run that died, must not grow for ever.
-        expiry = 0 if topic.consumers else topic.retention
-        found.append(Wanted(topic.name, Envelope, topic.retention, expiry, topic.compacted, topic.consumers))
+        pools = tuple(pool_subscription(topic, target) for target in targets) if topic.per_hardware else ()
+        found.append(
+            Wanted(
+                topic.name, Envelope, topic.retention, topic.expiry, topic.compacted, topic.consumers + pools,
+                topic.former,
+            )
+        )  # fmt: skip
         if not topic.may_drop:
             found.append(Wanted(dead(topic.name), DeadLetter, FOREVER, 0, True, ()))
         if counts_deliveries(topic):
@@ -69,22 +79,32 @@ def wanted(topics: Mapping[str, Topic] = TOPICS) -> list[Wanted]:
 
 
 def provision(
-    settings: PulsarSettings, topics: Mapping[str, Topic] = TOPICS, *, dry_run: bool = False, patience: float = 0.0
+    settings: PulsarSettings,
+    topics: Mapping[str, Topic] = TOPICS,
+    *,
+    hardware: Iterable[str] = (),
+    dry_run: bool = False,
+    patience: float = 0.0,
 ) -> list[Change]:
     """Make the broker fit; returns what was (or with ``dry_run`` would be) changed. Running it again changes nothing.
 
+    ``hardware``: targets whose pools' subscriptions are made ahead; the first worker of any other makes its own.
     ``patience`` is how many seconds to try again while the broker is away or answers that it can't do it now, as one
     does whose storage is not there yet. What an earlier try changed is in the answer too.
 
     Raises:
-        BadInput: ``admin_url`` is not set.
+        BadInput: ``admin_url`` is not set, or something is not a hardware target.
         BusUnavailable: the broker is away or the token is not that of an administrator.
         BusError: something is there that can't be changed in place, such as another schema.
     """
+    try:
+        wants = wanted(topics, hardware)
+    except IdentityError as error:
+        raise BadInput(str(error)) from error
     deadline, failures, changes = time.monotonic() + patience, 0, dict[str, Change]()
     while True:
         try:
-            for change in _changes(settings, topics, dry_run):
+            for change in _changes(settings, wants, dry_run):
                 # What failed half-way is said again by the next try; it was changed from what the first one saw.
                 changes.setdefault(change.what, change)
         except BusNotReady as error:
@@ -98,14 +118,14 @@ def provision(
             return list(changes.values())
 
 
-def _changes(settings: PulsarSettings, topics: Mapping[str, Topic], dry_run: bool) -> Iterator[Change]:
+def _changes(settings: PulsarSettings, wants: list[Wanted], dry_run: bool) -> Iterator[Change]:
     with Admin(settings) as admin:
         maker = _Maker(admin, settings, dry_run)
         yield from maker.tenant()
         yield from maker.namespace()
         present = {str(name).rpartition("/")[2] for name in admin.get(f"/persistent/{maker.space}", default=[])}
         with ThreadPoolExecutor(_PARALLEL) as pool:
-            for found in pool.map(lambda want: list(maker.topic(want, want.name in present)), wanted(topics)):
+            for found in pool.map(lambda want: list(maker.topic(want, want.name in present)), wants):
                 yield from found
 
 
@@ -157,6 +177,19 @@ class _Maker:
                     # From the beginning: what was published before it was there is kept for it.
                     earliest = {"ledgerId": -1, "entryId": -1, "partitionIndex": -1}
                     self._admin.put(self._admin.topic(want.name, "subscription", name), earliest)
+        for name in want.former:
+            if name in there and (self._dry or self._removed(want.name, name)):
+                yield Change(f"subscription {want.name}/{name}", "of an earlier version", "removed")
+
+    def _removed(self, topic: str, name: str) -> bool:
+        """Remove a subscription that is nobody's any more; not while workers of the earlier version read it."""
+        try:
+            return self._admin.delete(self._admin.topic(topic, "subscription", name))
+        except InUse as error:
+            _log.warning(
+                "subscription %s/%s: left, as something of an earlier version reads it: %s", topic, name, error
+            )
+            return False
 
     def _schema(self, want: Wanted, known: bool) -> Iterator[Change]:
         definition = schema_of(want.payload)
