@@ -209,6 +209,12 @@ HELD = (
         "tests/integration/test_bus_between_processes.py::test_work_that_kills_every_worker_ends_as_a_dead_letter",
     ),
     Held(
+        "Pools of two hardware targets share the topics and nothing else",
+        "each kernel made once, by its own; no dead letter, no second delivery",
+        "workers of two targets on both buses, work from before a target had a pool among it",
+        "tests/integration/test_hardware.py::test_each_kernel_is_made_once_by_a_worker_of_its_hardware",
+    ),
+    Held(
         "The library's service and its writers killed at any moment lose no certified kernel and double none",
         "none",
         "service and writers killed with SIGKILL four times each on PostgreSQL and S3 (ESPER_KILLS for more)",
