@@ -270,6 +270,8 @@ def test_a_burst_of_blueprints_is_worked_off_and_a_wrong_one_holds_up_nobody(esp
     assert len(phases) == WANTED
     wrong = {name for name, phase in phases.items() if phase == "Rejected"}
     assert wrong == {name for name in phases if name.startswith("overflows")}, phases
+    told = bursts.artifacts(esper, "overflows").values()
+    assert all("output is off by" in status["message"] for status in told), told
     assert min(burst.pods.values()) > 1, f"{burst.pods}: pools came from nothing, and with several pods"
     assert max(burst.pods.values()) <= 3, f"{burst.pods}: as many as they may"
     assert not burst.redelivered(), "nothing failed on the way"
