@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
 from clusters import GROUP, VERSION, eventually
+from esper.kernel.hardware import hardware_target
 from installed import Installed
 
 POOLS = ("tezzeret", "urabrask")
@@ -122,11 +125,14 @@ class Burst:
         for each in blueprints:
             esper.create("blueprints", each)
 
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Status of each artifact of the burst."""
+        found = artifacts(self._esper).items()
+        return {name: status for name, status in found if name.rpartition("-")[0] in self.names}
+
     def phases(self) -> dict[str, str]:
-        """Phase of each artifact of the burst."""
-        found = artifacts(self._esper)
-        return {name: str(status.get("phase")) for name, status in found.items()
-                if name.rpartition("-")[0] in self.names}  # fmt: skip
+        """Phase of each."""
+        return {name: str(status.get("phase")) for name, status in self.statuses().items()}
 
     def follow(self, patience: float) -> dict[str, str]:
         """Wait until every artifact has its verdict; returns the verdicts."""
@@ -136,22 +142,25 @@ class Burst:
 
     def redelivered(self) -> dict[str, int]:
         """Artifacts whose work was handed out more than once, by what the pools wrote, and how often."""
-        found: dict[str, int] = {}
+        found = {status["artifactId"]: 1 for status in self.statuses().values()}
         for text in self._logs.values():
             for identity, delivery in DELIVERY.findall(text):
-                found[identity] = max(found.get(identity, 1), int(delivery))
+                if identity in found:
+                    found[identity] = max(found[identity], int(delivery))
         return {identity: times for identity, times in found.items() if times > 1}
 
     def write(self, path: Path) -> None:
         """Leave the figures in a file."""
         phases = list(self.phases().values())
         found = {
+            "date": datetime.now(UTC).isoformat(timespec="minutes"),
+            "cores": os.cpu_count(),
+            "hardware": hardware_target(),
             "artifacts": self._wanted,
             "verdicts": {phase: phases.count(phase) for phase in sorted(set(phases))},
             "seconds": round(self.decided_after[-1], 1),
             "seconds_until_half": round(self.decided_after[len(self.decided_after) // 2], 1),
             "most_pods": self.pods,
-            "pods_in_all": {part: sum(name.startswith(f"esper-{part}") for name in self._logs) for part in POOLS},
             "redelivered": len(self.redelivered()),
             "most_deliveries": max(self.redelivered().values(), default=1),
         }
