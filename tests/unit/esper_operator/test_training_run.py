@@ -14,7 +14,7 @@ from api_server import SETTINGS, UID, ApiServer, pod, run_object
 from esper_operator.plan.actions import Adjust, Create, Delete
 from esper_operator.plan.observed import Observed, Refusal
 from esper_operator.plan.pod import environment, template
-from esper_operator.plan.progress import Progress, SeedSeen, following, summary
+from esper_operator.plan.progress import Progress, SeedSeen, summary
 from esper_operator.plan.reading import read_run
 from esper_operator.plan.training_run import plan
 from leyline.lifecycle import Stage
@@ -415,18 +415,6 @@ def test_a_small_loss_is_the_best() -> None:
     for epoch, value in ((1, 2.0), (2, 1.5), (3, 1.7)):
         server.step(progress=said(epoch, value, metric="bits_per_character"))
     assert server.run["status"]["best"]["epoch"] == 2
-
-
-@pytest.mark.parametrize(("metric", "values"), [("accuracy", (0.5, 0.9, 0.6, 0.7)), ("loss", (2.0, 0.1, 1.5, 1.7))])
-def test_the_best_of_what_was_said_between_two_statuses_is_told(metric: str, values: tuple[float, ...]) -> None:
-    server = started()
-    first, *more = (said(epoch, value, metric=metric) for epoch, value in enumerate(values, 1))
-    server.step(progress=first)
-    last = first
-    for each in more:
-        last = following(last, each)
-    server.step(progress=last)
-    assert (server.run["status"]["epoch"], server.run["status"]["best"]["epoch"]) == (4, 2)
 
 
 def test_seeds_are_counted_and_the_active_come_first() -> None:
