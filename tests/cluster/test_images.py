@@ -81,6 +81,10 @@ def test_the_operators_image_has_no_pytorch(images: dict[str, Image]) -> None:
     assert not {name for name in packages if name.startswith(("torch", "nvidia", "triton"))}
 
 
+def test_the_workers_image_can_compile_kernels(images: dict[str, Image]) -> None:
+    assert "usr/bin/g++" in {file.name for file in images["worker"].files()}
+
+
 @pytest.mark.parametrize("part", ["operator", "worker"])
 def test_a_version_with_the_same_packages_is_one_small_layer(images: dict[str, Image], part: str) -> None:
     image = images[part]

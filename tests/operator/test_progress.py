@@ -76,12 +76,13 @@ def test_a_seed_at_another_stage_is_told_at_once_and_other_epochs_wait(
     trainer = followed(kube, operators, bus, seldom, tmp_path)
     trainer.say("grow", 1, 0.1)
     reached(kube, 1)
-    trainer.say("grow", 2, 0.2)
+    trainer.say("grow", 2, 0.7)
     time.sleep(2.0)
     assert kube.status()["epoch"] == 1
     for epoch, stage in ((3, "STAGE_TRAINING"), (4, "STAGE_GRAFTING")):
         trainer.say("grow", epoch, 0.3, seeds=[SeedState(seed_id="blocks.0/0", slot="blocks.0", stage=stage)])
         assert reached(kube, epoch)["seeds"]["entries"][0]["stage"] == stage.removeprefix("STAGE_")
+    assert kube.status()["best"]["epoch"] == 2, "the best of all, also of those that were not told by themselves"
 
 
 def test_how_the_last_epochs_seeds_were_settled_is_told(

@@ -148,6 +148,16 @@ def test_a_template_the_api_server_refuses_is_told_in_its_words(kube: Kube, oper
     kube.reason("Unschedulable", "other")
 
 
+def test_an_operator_that_has_nothing_to_look_after_goes_on(kube: Kube, operators: Operators) -> None:
+    """It compares what the watches told with what there is, also where that is nothing."""
+    operator = operators.start(audit_seconds="0.5")
+    eventually(operator.leads)
+    time.sleep(3.0)
+    assert operator.leads(), operator.log.read_text()
+    kube.run()
+    kube.reason("Unschedulable")
+
+
 def test_the_objects_of_somebody_else_are_left_alone(kube: Kube, operators: Operators) -> None:
     container = {"name": "x", "image": "registry.example/x:1"}
     kube.batch.create_namespaced_job(

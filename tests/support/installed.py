@@ -126,18 +126,27 @@ class Trial(Kube):
         """The summary a run wrote."""
         return dict(json.loads((self.output(name) / "summary.json").read_text()))
 
-    def library_copy(self, folder: Path) -> Path:
-        """A library on this machine with what the installation's holds."""
+    @contextlib.contextmanager
+    def library(self) -> Iterator[RemoteLibrary]:
+        """The installation's, with the rights of its dispatcher; to be used by this thread."""
         spec = {"spec": {"audiences": ["esper-urza"]}}
         token = self.core.create_namespaced_service_account_token("esper-dispatcher", self.namespace, spec)
         # The node has no route to the addresses of Services.
         pod = self.of("urza")[0].status.pod_ip
+        with self.node.network():
+            library = RemoteLibrary(f"http://{pod}:8460", token.status.token)
+            try:
+                yield library
+            finally:
+                library.close()
+
+    def library_copy(self, folder: Path) -> Path:
+        """A library on this machine with what the installation's holds."""
         keys = {}
         for name in ("built", "validated"):
             secret = self.core.read_namespaced_secret(f"esper-signing-{name}", self.namespace)
             keys[name] = base64.b64decode(secret.data["key.pem"])
-        with self.node.network():
-            theirs = RemoteLibrary(f"http://{pod}:8460", token.status.token)
+        with self.library() as theirs:
             return copied(theirs, keys, folder)
 
     def _claim(self, name: str, path: Path, mode: str) -> None:

@@ -37,6 +37,7 @@ class KernelArtifactStatus(StatusModel):
     phase: Annotated[KernelPhase, Choice] | None = field("One word for where it is.", None, why=ABSENT)
     artifact_id: ShortText | None = field("Id in the library.", None, why=ABSENT)
     hardware: ShortText | None = field("Hardware it was built for.", None, why=ABSENT)
+    digest: ShortText | None = field("SHA-256 of the manifest that was built and measured.", None, why=ABSENT)
     ratio: float | None = field(
         "Latency against the Fast kernel of the same blueprint; below 1 is faster.",
         None,

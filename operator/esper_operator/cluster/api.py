@@ -97,7 +97,8 @@ class Cluster:
                 "get", kind, namespace, None, None, label_selector=selector or None, limit=500,
                 _continue=following, header_params=dict(headers),
             )  # fmt: skip
-            for item in page["items"]:
+            # Of nothing but metadata, a list of nothing is null and not empty.
+            for item in page["items"] or ():
                 yield item
             following = page["metadata"].get("continue")
             if not following:

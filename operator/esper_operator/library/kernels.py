@@ -52,7 +52,7 @@ class KernelLibrary:
         report = record.report
         return Known(
             record.state, record.hardware, record.ratio, report.get("ratio_low"), report.get("ratio_high"),
-            record.tags, record.risk, record.cause,
+            record.tags, record.risk, record.cause, str(report.get("manifest", "")),
         )  # fmt: skip
 
     async def waiting(self) -> list[Waiting]:

@@ -14,7 +14,7 @@ from google.protobuf.message import Message as Payload
 from esper.errors import EsperError
 from esper.oona import Bus, Inbox, Message
 from esper.oona.keyfiles import TrustedFolder
-from esper_operator.plan.progress import Progress, progress_of, stages
+from esper_operator.plan.progress import Progress, following, progress_of, stages
 from leyline.envelope import Opened
 from leyline.messages import SystemStatePacket
 from leyline.topics import EPOCHS, SubscriptionType
@@ -104,7 +104,7 @@ class Listener:
             self._heard(run)
             return
         moved = stages(voice.last) != stages(said)
-        voice.last = said
+        voice.last = following(voice.last, said)
         wait = voice.since + self._seconds - loop.time()
         if moved or wait <= 0:
             self._tell(run)

@@ -22,7 +22,7 @@ UNFINISHED_SECONDS, FINISHED_SECONDS = 10.0, 600.0
 
 @dataclass(frozen=True)
 class Known:
-    """What the library knows of an artifact."""
+    """What the library knows of an artifact; ``digest`` is its manifest's, empty before it was measured."""
 
     state: KernelPhase
     hardware: str
@@ -32,6 +32,7 @@ class Known:
     tags: tuple[str, ...]
     risk: float
     cause: str
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def revised_status(
         update |= {"artifact_id": want.id, "hardware": want.hardware}
     if known is not None:
         update |= {
+            "digest": known.digest or None,
             "ratio": known.ratio,
             "ratio_text": ratio_text(known),
             "tags": list(known.tags)[:16],

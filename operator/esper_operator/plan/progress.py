@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,7 +35,7 @@ class SeedSeen:
 
 @dataclass(frozen=True)
 class Progress:
-    """The run at the end of an epoch; ``seconds`` is how long that took."""
+    """The run at the end of an epoch; ``seconds`` is how long that took, ``best`` of this epoch and those before."""
 
     epoch: int
     epochs: int
@@ -46,6 +46,7 @@ class Progress:
     flops: float
     remaining: float
     seeds: tuple[SeedSeen, ...] = ()
+    best: BestMetric | None = None
 
 
 def progress_of(packet: SystemStatePacket) -> Progress:
@@ -56,6 +57,11 @@ def progress_of(packet: SystemStatePacket) -> Progress:
         packet.budget.flops_used, packet.budget.remaining_fraction,
         tuple(SeedSeen(seed.seed_id, Stage(seed.stage), seed.blueprint, seed.alpha) for seed in packet.seeds),
     )  # fmt: skip
+
+
+def following(before: Progress | None, said: Progress) -> Progress:
+    """What is said after something else: not every word becomes a status, but the best of them must be in the next."""
+    return said if before is None else replace(said, best=best(before.best or peak(before), said))
 
 
 def stages(said: Progress) -> dict[str, Stage]:
@@ -88,11 +94,16 @@ def told(old: TrainingRunStatus, said: Progress | None, now: datetime) -> dict[s
 
 def best(old: BestMetric | None, said: Progress) -> BestMetric:
     """The better of what was best and what is said."""
-    lower = any(word in said.metric.lower() for word in LOWER_IS_BETTER)
-    if old is not None and old.metric == said.metric:
-        beaten = said.value < old.value if lower else said.value > old.value
-        if not beaten:
-            return old
+    new = said.best or peak(said)
+    if old is None or old.metric != new.metric:
+        return new
+    lower = any(word in new.metric.lower() for word in LOWER_IS_BETTER)
+    beaten = new.value < old.value if lower else new.value > old.value
+    return new if beaten else old
+
+
+def peak(said: Progress) -> BestMetric:
+    """One epoch's metric."""
     text = f"{said.metric}={said.value:.4g}"
     return BestMetric(metric=said.metric[:256], value=said.value, epoch=said.epoch, text=text[:256])
 

@@ -281,13 +281,15 @@ def test_one_that_no_pool_takes_says_so_and_goes_on_by_itself() -> None:
 
 def test_measurements_are_shown() -> None:
     raw = sample("kernelartifact")
-    seen = Known(KernelPhase.VALIDATED, "x86_64-avx2", 0.81, 0.78, 0.84, ("high_speed", "low_power"), 0.1, "")
+    tags = ("high_speed", "low_power")
+    seen = Known(KernelPhase.VALIDATED, "x86_64-avx2", 0.81, 0.78, 0.84, tags, 0.1, "", "5e" * 32)
     artifact_step(raw, seen)
     status = raw["status"]
-    assert (status["ratioText"], status["tagsText"], status["risk"]) == (
+    assert (status["ratioText"], status["tagsText"], status["risk"], status["digest"]) == (
         "0.81 (0.78–0.84)",
         "high_speed,low_power",
         0.1,
+        "5e" * 32,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,17 @@ def test_each_reason_for_harm_raises_the_risk() -> None:
     assert assess(0.1, GOOD, compiled=True).risk > 0.1
     assert risk(problems=["wrong"]) == 1.0
     assert 0 <= risk(stable=False, zero_at_start=False, growth=1e30, gradient_error=1.0) <= 1
+
+
+@pytest.mark.parametrize("number", [math.inf, math.nan])
+def test_a_report_about_numbers_that_are_none_can_be_entered(tmp_path: Path, number: float) -> None:
+    """What overflows must be rejected with its cause, not be given up on because nobody can write its report down."""
+    errors = dict.fromkeys(("output_error", "gradient_error", "drift_vs_fp32", "growth"), number)
+    bad = dataclasses.replace(GOOD, **errors, problems=["output is off"])
+    found = _compose(tmp_path, correctness=dataclasses.asdict(bad))
+    assert (found.verdict, found.cause) == ("rejected", "output is off")
+    assert (found.body["correctness"]["output_error"], found.body["precision_drift_vs_fp32"]) == (None, None)
+    assert len(found.digest) == 64
 
 
 def test_bands_leave_no_gap() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,7 +64,7 @@ def compose(
     peers: list[Mapping[str, Any]],
     previous: tuple[str, ...],
 ) -> ValidationReport:
-    """Turn what the sandbox answered into a verdict and a report."""
+    """Turn what the sandbox answered into a verdict and a report; a number that is none is null there."""
     found = Correctness(**answer["correctness"])
     verdict: Verdict = "validated"
     cause = ""
@@ -102,7 +103,14 @@ def compose(
         body |= _measured(manifest, answer, batch)
         tags: Tags = assign(body, peers_of(body, peers), previous)
         body |= {"tags": list(tags.tags), "tags_basis": tags.basis, "tags_epoch": tags.epoch}
-    return ValidationReport(verdict, cause, body)
+    return ValidationReport(verdict, cause, {name: _written(value) for name, value in body.items()})
+
+
+def _written(value: Any) -> Any:
+    """As canonical JSON can have it, which knows neither infinity nor NaN: a wrong kernel's errors are often these."""
+    if isinstance(value, Mapping):
+        return {name: _written(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _head(manifest: KernelManifest, digest: str, verdict: Verdict, cause: str) -> dict[str, Any]:
