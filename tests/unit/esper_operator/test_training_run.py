@@ -48,13 +48,6 @@ def test_a_new_run_of_several_ranks_gets_a_snapshot_a_service_and_a_job_of_its_o
         assert "finalizers" not in made["metadata"]
 
 
-def test_a_single_rank_looks_for_nobody_by_name() -> None:
-    server = ApiServer(run_object())
-    server.settle()
-    assert sorted(server.created) == ["ConfigMap/grow-manifest", "Job/grow"]
-    assert "subdomain" not in server.objects["Job", "grow"]["spec"]["template"]["spec"]
-
-
 def test_the_snapshot_is_the_resolved_manifest_without_what_may_change() -> None:
     given_spec = {"seed": 7, "suspend": True, "activeDeadlineSeconds": 60, "priorityClassName": "low"}
     server = ApiServer(run_object(**given_spec))
@@ -124,7 +117,10 @@ def test_overrides_change_the_pod_but_not_what_ties_it_to_its_run() -> None:
     assert {"data", "manifest", "runs"} <= {volume["name"] for volume in template["spec"]["volumes"]}
 
 
-def test_several_ranks_meet_at_the_first_pod() -> None:
+def test_several_ranks_meet_at_the_first_pod_and_one_looks_for_nobody_by_name() -> None:
+    alone = started()
+    assert "Service/grow" not in alone.created
+    assert "subdomain" not in alone.objects["Job", "grow"]["spec"]["template"]["spec"]
     job = started(parallelism=4).objects["Job", "grow"]["spec"]
     assert (job["completionMode"], job["completions"], job["parallelism"]) == ("Indexed", 4, 4)
     assert job["template"]["spec"]["subdomain"] == "grow"
