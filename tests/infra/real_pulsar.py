@@ -33,6 +33,9 @@ from certificates import make_certificates
 VERSION = "4.0.7"
 ADMIN, STRANGER = "esper-admin", "stranger"
 START_SECONDS = 120.0
+STARTS = 4
+UNREGISTERED, MOST_UNREGISTERED = b"deleted. path: /ledgers/available/", 20
+"""What a broker logs when its bookie's registration goes, and how often it may do so while it starts."""
 _POM = Path(__file__).with_name("pulsar-pom.xml")
 _PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies"
 _OPENS = [
@@ -128,10 +131,25 @@ class Broker:
         return parts.server_pid(self.home)
 
     def start(self) -> Self:
-        """Start it and wait until it is healthy; raises ``PartMissing`` with its last words."""
-        self.launch()
-        self.wait()
-        return self
+        """Start it and wait until it is healthy; raises ``PartMissing`` with its last words.
+
+        A broker that was killed finds its bookie's registration from before, and may then, by a race in itself, take it
+        out and put it back without end, which takes most of a core. Such a one is killed and started anew.
+        """
+        for _ in range(STARTS):
+            said = self._log.stat().st_size if self._log.exists() else 0
+            self.launch()
+            self.wait()
+            with self._log.open("rb") as log:
+                log.seek(said)
+                if log.read().count(UNREGISTERED) < MOST_UNREGISTERED:
+                    return self
+            self.kill()
+        raise parts.PartMissing(f"Pulsar: its bookie registers itself without end, see {self._log}")
+
+    @property
+    def _log(self) -> Path:
+        return self.home / "server.log"
 
     def launch(self) -> None:
         """Start it without waiting."""
