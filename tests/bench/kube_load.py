@@ -23,10 +23,18 @@ from tests.bench.report import Report, reported
 import parts
 import real_kubernetes
 from clusters import Running, eventually, install_crds
+from esper_operator.cluster.requests import KINDS
 
 NAMESPACE = "default"
-RUNS = f"/apis/esper.dev/v1alpha1/namespaces/{NAMESPACE}/trainingruns"
-JOBS = f"/apis/batch/v1/namespaces/{NAMESPACE}/jobs"
+
+
+def collection(kind: str, namespace: str = NAMESPACE) -> str:
+    """Where objects of a kind that the operator writes are."""
+    group, version, plural = KINDS[kind]
+    return f"/{f'apis/{group}' if group else 'api'}/{version}/namespaces/{namespace}/{plural}"
+
+
+RUNS, JOBS = collection("TrainingRun"), collection("Job")
 MADE_BY_OPERATOR = "app.kubernetes.io/managed-by=esper-operator"
 
 
@@ -43,8 +51,11 @@ class Server:
 
     async def write(
         self, method: str, path: str, body: dict[str, Any], kind: str = "application/merge-patch+json"
-    ) -> dict[str, Any]:
-        """One write, a patch of this kind if it is one; raises ``RuntimeError`` with the answer when it is refused."""
+    ) -> bytes:
+        """One write, a patch of this kind if it is one; returns the answer, as text: who makes load has no use for it.
+
+        Raises ``RuntimeError`` with the answer when it is refused.
+        """
         if method == "POST":
             kind = "application/json"
         async with self._session.request(
@@ -52,8 +63,7 @@ class Server:
         ) as answer:
             if answer.status >= 300:
                 raise RuntimeError(f"{method} {path}: {answer.status} {await answer.text()}")
-            made: dict[str, Any] = await answer.json()
-            return made
+            return await answer.read()
 
     async def there(self, path: str) -> bool:
         """Whether an object is."""

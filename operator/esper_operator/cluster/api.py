@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from types import MappingProxyType
+from collections.abc import AsyncIterator
 
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
-from esper_operator.cluster.requests import Requests
+from esper_operator.cluster.requests import BRIEF, BRIEF_LIST, JSON, Requests
 from esper_operator.keys import DOMAIN, FIELD_MANAGER
 from esper_operator.plan.actions import Adjust, Apply, ClusterAction, Create, Delete, Object
 from esper_operator.plan.observed import owner_of
@@ -16,8 +15,6 @@ from esper_operator.reasons import Reason
 from esper_operator.refused import Refused
 
 CONFLICT = 409
-BRIEF = {"Accept": "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"}
-"""Asks for an answer without spec and status, where nobody reads it."""
 LONGEST_NOTE = 1024
 
 
@@ -45,7 +42,7 @@ class Cluster:
                 pinned = action.patch | {"metadata": action.patch.get("metadata", {}) | {"uid": action.uid}}
                 await self._request(
                     "patch", action.kind, namespace, action.name, pinned,
-                    content_type="application/merge-patch+json", field_manager=FIELD_MANAGER, header_params=dict(BRIEF),
+                    content_type="application/merge-patch+json", field_manager=FIELD_MANAGER, accept=BRIEF,
                 )  # fmt: skip
             case Delete():
                 options = {"preconditions": {"uid": action.uid}, "propagationPolicy": "Background"}
@@ -53,35 +50,16 @@ class Cluster:
 
     async def write_status(self, resource: Object, status: Object) -> Object:
         """Make ``status`` the status of this very resource; returns the resource as it is then."""
-        meta = resource["metadata"]
-        body = {
-            "apiVersion": resource["apiVersion"],
-            "kind": resource["kind"],
-            "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
-            "status": status,
-        }
-        return await self._apply(body, meta["namespace"], subresource="status")
+        return await self._apply(status_body(resource, status), resource["metadata"]["namespace"], subresource="status")
 
     async def tell(self, resource: Object, kind: str, reason: str, message: str, when: str) -> None:
         """Leave an Event about the resource; ``kind`` is Normal or Warning, ``when`` an RFC 3339 time."""
-        meta = resource["metadata"]
-        regarding = {
-            "apiVersion": resource["apiVersion"], "kind": resource["kind"], "name": meta["name"],
-            "namespace": meta["namespace"], "uid": meta["uid"],
-        }  # fmt: skip
-        event = {
-            "apiVersion": "events.k8s.io/v1", "kind": "Event",
-            "metadata": {"generateName": f"{meta['name']}-", "namespace": meta["namespace"]},
-            "regarding": regarding, "type": kind, "reason": reason, "note": message[:LONGEST_NOTE],
-            "action": "Reconcile", "reportingController": f"{DOMAIN}/operator", "reportingInstance": FIELD_MANAGER,
-            "eventTime": when.replace("Z", ".000000Z"),
-        }  # fmt: skip
-        await self._request("post", "Event", meta["namespace"], None, event, header_params=dict(BRIEF))
+        event = event_body(resource, kind, reason, message, when)
+        await self._request("post", "Event", resource["metadata"]["namespace"], None, event, accept=BRIEF)
 
     async def listing(self, kind: str, namespace: str | None, selector: str = "") -> dict[tuple[str, str], str]:
         """Resource versions by namespace and name, of everything of a kind."""
-        headers = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
-        found = [each["metadata"] async for each in self._pages(kind, namespace, selector, headers)]
+        found = [each["metadata"] async for each in self._pages(kind, namespace, selector, BRIEF_LIST)]
         return {(meta["namespace"], meta["name"]): meta["resourceVersion"] for meta in found}
 
     async def objects(self, kind: str, namespace: str, selector: str) -> list[Object]:
@@ -89,13 +67,13 @@ class Cluster:
         return [each async for each in self._pages(kind, namespace, selector)]
 
     async def _pages(
-        self, kind: str, namespace: str | None, selector: str, headers: Mapping[str, str] = MappingProxyType({})
+        self, kind: str, namespace: str | None, selector: str, accept: str = JSON
     ) -> AsyncIterator[Object]:
         following: str | None = None
         while True:
             page = await self._request(
                 "get", kind, namespace, None, None, label_selector=selector or None, limit=500,
-                _continue=following, header_params=dict(headers),
+                _continue=following, accept=accept,
             )  # fmt: skip
             # Of nothing but metadata, a list of nothing is null and not empty.
             for item in page["items"] or ():
@@ -108,7 +86,7 @@ class Cluster:
         name = wanted["metadata"]["name"]
         try:
             await self._request(
-                "post", wanted["kind"], namespace, None, wanted, field_manager=FIELD_MANAGER, header_params=dict(BRIEF)
+                "post", wanted["kind"], namespace, None, wanted, field_manager=FIELD_MANAGER, accept=BRIEF
             )
         except DynamicApiError as error:
             if error.status != CONFLICT:
@@ -125,3 +103,30 @@ class Cluster:
             "patch", body["kind"], namespace, body["metadata"]["name"], body, subresource=subresource,
             content_type="application/apply-patch+yaml", field_manager=FIELD_MANAGER, force_conflicts=True,
         )  # fmt: skip
+
+
+def status_body(resource: Object, status: Object) -> Object:
+    """What makes ``status`` the status of this very resource."""
+    meta = resource["metadata"]
+    return {
+        "apiVersion": resource["apiVersion"],
+        "kind": resource["kind"],
+        "metadata": {"name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"]},
+        "status": status,
+    }
+
+
+def event_body(resource: Object, kind: str, reason: str, message: str, when: str) -> Object:
+    """An Event about the resource; ``kind`` is Normal or Warning, ``when`` an RFC 3339 time."""
+    meta = resource["metadata"]
+    regarding = {
+        "apiVersion": resource["apiVersion"], "kind": resource["kind"], "name": meta["name"],
+        "namespace": meta["namespace"], "uid": meta["uid"],
+    }  # fmt: skip
+    return {
+        "apiVersion": "events.k8s.io/v1", "kind": "Event",
+        "metadata": {"generateName": f"{meta['name']}-", "namespace": meta["namespace"]},
+        "regarding": regarding, "type": kind, "reason": reason, "note": message[:LONGEST_NOTE],
+        "action": "Reconcile", "reportingController": f"{DOMAIN}/operator", "reportingInstance": FIELD_MANAGER,
+        "eventTime": when.replace("Z", ".000000Z"),
+    }  # fmt: skip

@@ -28,6 +28,10 @@ KINDS: dict[str, tuple[str, str, str]] = {
 }
 """Group, version and plural of everything the operator writes; nothing is discovered."""
 
+JSON = "application/json"
+BRIEF = f"{JSON};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""Asks for an answer without spec and status, where nobody reads these."""
+BRIEF_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 NOT_FOUND, CONFLICT = 404, 409
 REFUSALS = frozenset({400, 403, 413, 422})
 
@@ -50,9 +54,9 @@ class Requests:
 
     async def __call__(
         self, method: str, kind: str, namespace: str | None, name: str | None, body: Any = None, *,
-        subresource: str = "", seconds: float = REQUEST_SECONDS, **params: Any,
+        subresource: str = "", accept: str = JSON, seconds: float = REQUEST_SECONDS, **params: Any,
     ) -> dict[str, Any]:  # fmt: skip
-        """One request; returns what the server answered. ``params`` are the dynamic client's."""
+        """One request; returns what the server answered, as ``accept`` has it. ``params`` are the dynamic client's."""
         group, version, plural = KINDS[kind]
         resource = Resource(  # type: ignore[no-untyped-call]
             prefix="apis" if group else "api", group=group, api_version=version, kind=kind, name=plural,
@@ -67,6 +71,7 @@ class Requests:
                 body=body,
                 serialize=False,
                 _request_timeout=timeout,
+                header_params={"Accept": accept},
                 **params,
             )
         except DynamicApiError as error:

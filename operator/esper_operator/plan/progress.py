@@ -59,9 +59,9 @@ def progress_of(packet: SystemStatePacket) -> Progress:
     )  # fmt: skip
 
 
-def following(before: Progress | None, said: Progress) -> Progress:
+def following(before: Progress, said: Progress) -> Progress:
     """What is said after something else: not every word becomes a status, but the best of them must be in the next."""
-    return said if before is None else replace(said, best=best(before.best or peak(before), said))
+    return replace(said, best=best(before.best or peak(before), said))
 
 
 def stages(said: Progress) -> dict[str, Stage]:
