@@ -52,7 +52,7 @@ def kube(plane: str) -> Iterator[Kube]:
         extensions = ApiextensionsV1Api(made.api)
         for name in definitions(made):
             extensions.delete_custom_resource_definition(name)
-        eventually(lambda: not definitions(made))
+        eventually(lambda: gone(made), patience=180)  # on a busy machine their finalizer was seen to take over 30 s
 
 
 def helm(kube: Kube, *words: str, values: charts.Object | None = None) -> str:
@@ -66,6 +66,14 @@ def install(kube: Kube, values: charts.Object | None = None, verb: str = "instal
 def definitions(kube: Kube) -> set[str]:
     found = ApiextensionsV1Api(kube.api).list_custom_resource_definition().items
     return {each.metadata.name for each in found if each.spec.group == "esper.dev"}
+
+
+def gone(kube: Kube) -> bool:
+    """Whether no definition is left; otherwise what is said of those that are."""
+    found = ApiextensionsV1Api(kube.api).list_custom_resource_definition().items
+    left = {each.metadata.name: each.status.conditions for each in found if each.spec.group == "esper.dev"}
+    assert not left, left
+    return True
 
 
 def left(kube: Kube) -> set[str]:

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psutil
+import pytest
 
 from artifacts import VECTOR
 from esper.urza import SqlLibrary, State
@@ -64,6 +65,17 @@ def test_kernels_are_certified_in_the_library_and_the_process_ends_by_itself(tmp
     assert states(tmp_path) == [State.VALIDATED, State.VALIDATED]
     assert told == []
     assert not child.is_running()
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no class of work that only idle cores do")
+def test_unless_told_otherwise_it_works_only_on_idle_cores(tmp_path: Path) -> None:
+    with KernelProcess(tmp_path, KernelsSpec(), print) as beside:
+        beside.request([VECTOR], ["bottleneck"], ["fast"])
+        child = started(beside)
+        until(lambda: os.sched_getscheduler(child.pid) == os.SCHED_IDLE, "its class")
+        assert child.nice() == 19
+        until(lambda: child.children(recursive=True), "the build server")
+        assert {os.sched_getscheduler(each.pid) for each in child.children(recursive=True)} == {os.SCHED_IDLE}
 
 
 def test_killed_it_comes_back_and_finishes(tmp_path: Path) -> None:

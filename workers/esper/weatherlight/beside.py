@@ -27,7 +27,7 @@ from leyline.interface import Interface
 from leyline.resources import KernelsSpec
 
 LOWEST = 19
-"""Nice value: the process gets what the training leaves."""
+"""Nice value: the process gets what the training leaves, and where the system can tell, what everybody leaves."""
 GRACE_SECONDS = 10.0
 """How long the process may take to end when told to; what is unfinished is asked for again by the next run."""
 LAST_WORDS = 2000
@@ -71,6 +71,7 @@ class KernelProcess:
         order = {
             "library": str(self._root),
             "nice": self._nice,
+            "idle": self._nice == LOWEST,
             "build_timeout_seconds": self._kernels.build_timeout_seconds,
             "interfaces": [interface.to_dict() for interface in interfaces],
             "blueprints": list(blueprints),
@@ -143,10 +144,25 @@ def leave_a_core() -> None:
         os.sched_setaffinity(0, others or [first])
 
 
+def only_when_idle() -> None:
+    """Run this process and its children only on cores that would be idle, where the system has such a class.
+
+    A process of nice 19 is still given slices of its own, and one that wakes beside it may have to wait for their end: a
+    training step was seen to wait 20 ms and more. This class (Linux's ``SCHED_IDLE``) gives way at once.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        except PermissionError as error:  # a container may forbid it: nice 19 holds, and only the length of pauses differs
+            print(f"kernels are made at nice {LOWEST}, not when idle: {error}", file=sys.stderr)
+
+
 def main() -> int:
     """The process itself: reads its order from standard input and goes on until that is closed."""
     order = json.loads(sys.stdin.readline())
     os.nice(order["nice"])
+    if order["idle"]:
+        only_when_idle()
     leave_a_core()
     told = threading.Event()
 
