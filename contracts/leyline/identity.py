@@ -16,7 +16,9 @@ BASELINE = "fast"
 MAX_HARDWARE = 48
 
 _HEX = re.compile(r"[0-9a-f]+", re.ASCII)
-_HARDWARE = re.compile(r"[a-z][a-z0-9_]*(?:-[a-z0-9_]+)*", re.ASCII)
+HARDWARE_PATTERN = "[a-z][a-z0-9_]*(?:-[a-z0-9_]+)*"
+"""All of a hardware target, as a regular expression."""
+_HARDWARE = re.compile(HARDWARE_PATTERN, re.ASCII)
 _ID = re.compile(
     r"(?P<design>[0-9a-f]{16})-(?P<hardware>[a-z][a-z0-9_]*(?:-[a-z0-9_]+)*)"
     rf"-(?P<strategy>{'|'.join(STRATEGIES)})-(?P<toolchain>[0-9a-f]{{8}})",

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 
 import structlog
+import uvloop
 
 from esper.ending import run_to_the_end
 from esper_operator import metrics, serving
@@ -157,7 +158,8 @@ def _operate() -> None:
         sys.exit(BAD_INPUT)
     _log(settings.log_level)
     try:
-        asyncio.run(Operator(settings).run())
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(Operator(settings).run())
     except LeaseLost as error:
         log.error("stopping: the Lease %s was lost", error)
         sys.exit(FAILED)

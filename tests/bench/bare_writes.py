@@ -69,7 +69,8 @@ async def _look(server: Server, raw: dict[str, Any], seen: Observed) -> tuple[di
         kind = action.object["kind"]
         path = f"{collection(kind, NAMESPACE)}?fieldManager={FIELD_MANAGER}"
         made[kind] = await server.write("POST", path, action.object)
-    assert plan.status is not None
+    if plan.status is None:
+        return raw, made  # what is over at once is no status
     path = f"{collection(raw['kind'], NAMESPACE)}/{raw['metadata']['name']}/status"
     manager = f"?fieldManager={FIELD_MANAGER}&force=true"
     raw = json.loads(await server.write("PATCH", path + manager, status_body(raw, plan.status), APPLY))

@@ -346,7 +346,9 @@ def _report(
                 f"{empty_over['quiet']} above"
             ),
         ),
-        reported("median step while kernels are compiled", median(steps["compiling"]), "ms", "they run only on idle cores"),
+        reported(
+            "median step while kernels are compiled", median(steps["compiling"]), "ms", "they run only on idle cores"
+        ),
         reported(
             "between two epochs in quiet", median(subject.boundaries["quiet"]), "ms",
             "evaluation on the controller split, decision, checkpoint",

@@ -135,9 +135,9 @@ def _merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
 
 
 def pod(index: int = 0, **fields: Any) -> PodSeen:
-    """A pod of the run; running unless told otherwise."""
+    """A pod of the run, born a minute before it all begins; running unless told otherwise."""
     base = PodSeen(
         f"grow-{index}-x", UID, "Running", ready=True, leaving=False, scheduled=True, problem="",
-        problem_message="", exit_code=None, created_at="2026-01-01T00:00:00Z",
+        problem_message="", exit_code=None, created_at="2025-12-31T23:59:00Z",
     )  # fmt: skip
     return replace(base, **fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from leyline.errors import FieldError, InterfaceError
-from leyline.resources.base import API_VERSION, MAX_INT, Choice, Int, Model, Name, ShortText, StatusModel, Text, field
+from leyline.resources.base import API_VERSION, Choice, Int, Model, Name, ShortText, StatusModel, Text, field
 from leyline.resources.blueprint import InterfaceSpec
 from leyline.resources.enums import KernelPhase, Strategy
 from leyline.resources.meta import CONDITIONS_SCHEMA, ConditionEntry, Metadata
@@ -49,9 +49,6 @@ class KernelArtifactStatus(StatusModel):
     tags: list[ShortText] = field("Empirical tags.", factory=list, why="none yet", max_length=16)
     tags_text: ShortText | None = field("For the column: the tags, comma-separated.", None, why=ABSENT)
     risk: float | None = field("Risk as measured.", None, unit="risk, 0 to 1", why=ABSENT, ge=0, le=1)
-    deliveries: Int | None = field(
-        "Times the work was handed out.", None, unit="deliveries", why=ABSENT, ge=0, le=MAX_INT
-    )
     message: Text | None = field("What happened and what to do next.", None, why=ABSENT)
 
 

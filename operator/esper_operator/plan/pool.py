@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 
 from esper_operator.keys import MANAGED_BY, WORKER, WORKER_SCALING
 from esper_operator.plan.actions import Object
+from leyline.identity import HARDWARE_PATTERN, MAX_HARDWARE
 
 WORKERS = ("tezzeret", "urabrask")
 LONGEST_NAME = 52
@@ -52,7 +53,7 @@ class Scaling(_Told):
         deadline_seconds: how long a Job may last in which artifacts of a strategy are worked on.
     """
 
-    hardware: Annotated[str, Field(pattern="^[a-z0-9_-]*$")] = ""
+    hardware: Annotated[str, Field(pattern=f"^({HARDWARE_PATTERN})?$", max_length=MAX_HARDWARE)] = ""
     min: Annotated[int, Field(ge=0, le=1000)] = 0
     max: Annotated[int, Field(ge=0, le=1000)]
     per_pod: PerStrategy

@@ -21,7 +21,7 @@ from leyline.resources import (
 from leyline.resources.base import fields_of
 
 S = TypeVar("S", TrainingRunStatus, BlueprintStatus, KernelArtifactStatus)
-_METADATA = ("name", "namespace", "uid", "generation", "labels", "annotations")
+_METADATA = ("name", "namespace", "uid", "generation", "creationTimestamp", "labels", "annotations")
 
 
 def read_run(raw: Object) -> TrainingRun:

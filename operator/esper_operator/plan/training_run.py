@@ -9,6 +9,7 @@ from typing import Any
 from esper_operator.plan.actions import Action, Adjust, Apply, Create, Delete, Object, Plan
 from esper_operator.plan.conditions import news
 from esper_operator.plan.diagnosis import ENDED, diagnose, has_ended, seconds_to_run
+from esper_operator.plan.lasting import seconds_to_last
 from esper_operator.plan.objects import job, service, snapshot
 from esper_operator.plan.observed import JobSeen, ObjectSeen, Observed, digest
 from esper_operator.plan.pod import priority
@@ -39,7 +40,11 @@ def plan(run: TrainingRun, seen: Observed, settings: PodSettings, now: datetime)
         *(kept(run, service, seen.service, rewrite=True) if run.spec.parallelism > 1 else ()),
         *wanted_job(run, seen.job, settings),
     )
-    return Plan(actions, status, told, after=seconds_to_run(run, seen, now))
+    soon = seconds_to_last(run, seen, found, now)
+    deadline = seconds_to_run(run, seen, now)
+    if status is None or soon == 0:
+        return Plan(actions, status, told, after=deadline)
+    return Plan(actions, after=soon if deadline is None else min(soon, deadline))
 
 
 def kept(

@@ -172,6 +172,7 @@ def test_what_the_api_server_shows_is_read() -> None:
         ({"annotations": {WORKER_SCALING: json.dumps(SCALING | {"perPod": {"fast": 0}})}}, "perPod.fast"),
         ({"annotations": {WORKER_SCALING: json.dumps(SCALING | {"most": 3})}}, "most"),
         ({"annotations": {WORKER_SCALING: json.dumps(SCALING | {"max": "3"})}}, "max"),
+        ({"annotations": {WORKER_SCALING: json.dumps(SCALING | {"hardware": "x86-"})}}, "hardware"),
         ({"name": "x" * 53}, "at most 52"),
     ],
 )

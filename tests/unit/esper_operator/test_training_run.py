@@ -174,6 +174,70 @@ def test_a_trainer_that_obeys_a_signal_is_not_taken_for_one_that_is_done() -> No
     assert [code] in ignored
 
 
+def new_run(**spec: object) -> ApiServer:
+    """A run made this very second."""
+    run = run_object(**spec)
+    run["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return ApiServer(run)
+
+
+def test_what_passes_by_is_no_status_and_what_lasts_is() -> None:
+    server = new_run()
+    made = server.step()
+    assert server.created == ["ConfigMap/grow-manifest", "Job/grow"]
+    assert (made.status, made.after) == (None, 2.0)
+    server.wait(1.5)
+    assert (server.step().status, server.plan().after) == (None, 0.5)
+    server.wait(0.5)
+    server.step()
+    assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Pending", "WaitingForPods")
+    server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:02Z")]
+    assert server.step().status is None
+    server.wait(2)
+    server.step()
+    assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Preparing", "ContainersStarting")
+
+
+def test_what_somebody_waits_for_is_told_at_once() -> None:
+    server = new_run()
+    server.step()
+    server.pods = [pod(created_at="2026-01-01T00:00:00Z")]
+    server.step()
+    assert server.run["status"]["reason"] == "Training"
+    server.pods = [pod(phase="Pending", ready=False, scheduled=False, problem="Unschedulable", problem_message="no GPU",
+                       created_at="2026-01-01T00:00:00Z")]  # fmt: skip
+    server.step()
+    assert server.run["status"]["reason"] == "Unschedulable"
+
+
+def test_a_run_that_is_over_before_anything_lasts_says_only_that() -> None:
+    server = new_run()
+    server.step()
+    ended(server, "Complete")
+    server.step()
+    assert server.run["status"]["phase"] == "Succeeded"
+    assert server.notes == ["TrainingComplete"]
+
+
+def test_that_a_changed_spec_was_noted_is_told_at_once() -> None:
+    server = new_run()
+    server.wait(3)
+    server.step()
+    server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:03Z")]
+    server.run["metadata"]["generation"] = 2
+    server.step()
+    assert server.run["status"]["observedGeneration"] == 2
+
+
+def test_a_deadline_or_a_clock_behind_puts_nothing_off_for_long() -> None:
+    server = new_run(preRunningDeadlineSeconds=1)
+    server.step()
+    server.job(active=1, startTime="2026-01-01T00:00:00Z")
+    assert server.step().after == 1.0
+    server.wait(-3600)
+    assert server.step().after == 2.0
+
+
 def test_a_running_run_says_so_once() -> None:
     server = started(resources={"limits": {"nvidia.com/gpu": 2}})
     status = server.run["status"]

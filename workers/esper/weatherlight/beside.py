@@ -147,13 +147,14 @@ def leave_a_core() -> None:
 def only_when_idle() -> None:
     """Run this process and its children only on cores that would be idle, where the system has such a class.
 
-    A process of nice 19 is still given slices of its own, and one that wakes beside it may have to wait for their end: a
-    training step was seen to wait 20 ms and more. This class (Linux's ``SCHED_IDLE``) gives way at once.
+    A process of nice 19 is still given slices of its own, and one that wakes beside it may have to wait for their end:
+    a training step was seen to wait 20 ms and more. This class (Linux's ``SCHED_IDLE``) gives way at once. A container
+    may forbid it: then nice 19 holds, and only the length of pauses differs.
     """
     if hasattr(os, "SCHED_IDLE"):
         try:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        except PermissionError as error:  # a container may forbid it: nice 19 holds, and only the length of pauses differs
+        except PermissionError as error:
             print(f"kernels are made at nice {LOWEST}, not when idle: {error}", file=sys.stderr)
 
 
