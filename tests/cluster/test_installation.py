@@ -25,6 +25,7 @@ import leftovers
 import real_installation
 from clusters import GROUP, VERSION, Kube, eventually
 from esper.kernel.hardware import hardware_target, toolchain_hash
+from esper.output.events import read_events
 from installed import Installed, installation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -191,7 +192,8 @@ def test_a_run_whose_every_part_is_killed_ends_as_if_nothing_had_been(esper: Ins
     for part in ("operator", "urza"):
         for pod in esper.of(part):
             kill_pod(esper, pod.metadata.name)
-    at_epoch(esper, "killed", 4)
+    # Nobody may be there to tell its status, so the run's own files say how far it is.
+    eventually(lambda: trained(esper, "killed") >= 4, LONG, 0.1)
     (pod,) = [each for each in esper.pods("killed") if each.status.phase == "Running"]
     kill_pod(esper, pod.metadata.name)
     esper.site.kill("pulsar")
@@ -272,8 +274,9 @@ def test_a_burst_of_blueprints_is_worked_off_and_a_wrong_one_holds_up_nobody(esp
     assert wrong == {name for name in phases if name.startswith("overflows")}, phases
     told = bursts.artifacts(esper, "overflows").values()
     assert all("output is off by" in status["message"] for status in told), told
-    assert min(burst.pods.values()) > 1, f"{burst.pods}: pools came from nothing, and with several pods"
-    assert max(burst.pods.values()) <= 3, f"{burst.pods}: as many as they may"
+    # How many measure depends on how fast the others build.
+    assert burst.pods["tezzeret"] > 1, f"{burst.pods}: pools came from nothing, and with several pods"
+    assert all(1 <= most <= 3 for most in burst.pods.values()), f"{burst.pods}: as many as they may"
     assert not burst.redelivered(), "nothing failed on the way"
     if BURST_RECORD:
         burst.write(Path(BURST_RECORD))
@@ -321,6 +324,12 @@ def at_epoch(esper: Installed, name: str, epoch: int) -> None:
     """Wait until a run has told of this epoch."""
     look: Callable[[], bool] = lambda: esper.status(name).get("epoch", 0) >= epoch  # noqa: E731
     eventually(look, LONG, 0.1)
+
+
+def trained(esper: Installed, name: str) -> int:
+    """The newest epoch that a run's own files tell of."""
+    events = read_events(esper.output(name) / "events.jsonl")
+    return max((each["epoch"] for each in events if each["kind"] == "epoch"), default=0)
 
 
 def kill_pod(esper: Installed, name: str) -> None:

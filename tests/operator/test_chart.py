@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,11 @@ def kube(plane: str) -> Iterator[Kube]:
         # They are kept, and Helm would not have them belong to a release of another namespace.
         extensions = ApiextensionsV1Api(made.api)
         for name in definitions(made):
+            # One whose storage is still being set up can't be emptied; the API server then tries again ever more seldom.
+            plural, _, group = name.partition(".")
+            eventually(partial(made.custom.list_cluster_custom_object, group, "v1alpha1", plural))
             extensions.delete_custom_resource_definition(name)
-        eventually(lambda: gone(made), patience=180)  # on a busy machine their finalizer was seen to take over 30 s
+        eventually(lambda: gone(made), patience=180)
 
 
 def helm(kube: Kube, *words: str, values: charts.Object | None = None) -> str:

@@ -105,7 +105,7 @@ def _pods(run: TrainingRun, seen: Observed) -> tuple[Verdict, Verdict, RunPhase]
     """What holds of Scheduled and Running, and the phase, of a run that is neither suspended nor over."""
     wanted = run.spec.parallelism
     alive = [pod for pod in seen.pods if _alive(pod)]
-    placed = sum(pod.scheduled for pod in alive)
+    placed = sum(pod.scheduled for pod in alive) + _done(seen.pods)
     stuck = next((pod for pod in alive if pod.problem == "Unschedulable"), None)
     if seen.job is not None and seen.job.managed_by is not None and not alive:
         there = Verdict(None, Reason.EXTERNALLY_MANAGED, seen.job.managed_by)
@@ -129,7 +129,9 @@ def _pods(run: TrainingRun, seen: Observed) -> tuple[Verdict, Verdict, RunPhase]
     if broken is not None:
         detail = f"{broken.name}: {broken.problem}: {broken.problem_message}"
         return scheduled, Verdict(False, Reason.CONTAINER_REFUSED, detail), RunPhase.PENDING
-    if _all_ready(run, seen):
+    # Pods that are done wait for the Job controller to say so. A run so short that nobody saw it train skips that.
+    begun = run.status is not None and run.status.reason == Reason.TRAINING.value
+    if _all_ready(run, seen) and (begun or _done(seen.pods) < wanted):
         return scheduled, Verdict(True, Reason.TRAINING), RunPhase.RUNNING
     return scheduled, Verdict(False, Reason.STARTING), RunPhase.PREPARING
 
@@ -139,7 +141,11 @@ def _alive(pod: PodSeen) -> bool:
 
 
 def _all_ready(run: TrainingRun, seen: Observed) -> bool:
-    return sum(pod.ready for pod in seen.pods if _alive(pod)) >= run.spec.parallelism
+    return sum(pod.ready for pod in seen.pods if _alive(pod)) + _done(seen.pods) >= run.spec.parallelism
+
+
+def _done(pods: Iterable[PodSeen]) -> int:
+    return sum(pod.phase == "Succeeded" for pod in pods)
 
 
 def _last_failed(pods: Iterable[PodSeen]) -> PodSeen | None:

@@ -14,8 +14,11 @@ from esper_operator.plan.times import moment
 from esper_operator.reasons import TABLE
 from leyline.resources import TrainingRun
 
-LASTING_SECONDS = 2.0
-"""Since the newest of the run and its pods was made; the API server cuts that moment down to whole seconds."""
+FIRST_SECONDS, LATER_SECONDS = 2.0, 5.0
+"""Until a run's first status, and until another one, since the newest of the run and its pods was made.
+
+The API server cuts that moment down to whole seconds.
+"""
 
 
 def seconds_to_last(run: TrainingRun, seen: Observed, found: Diagnosis, now: datetime) -> float:
@@ -32,5 +35,6 @@ def seconds_to_last(run: TrainingRun, seen: Observed, found: Diagnosis, now: dat
     newest = max((moment(each) for each in made if each), default=None)
     if newest is None:
         return 0.0
+    limit = FIRST_SECONDS if noted is None else LATER_SECONDS
     # A clock behind the API server's must not put it off for longer.
-    return min(max(LASTING_SECONDS - (now - newest).total_seconds(), 0.0), LASTING_SECONDS)
+    return min(max(limit - (now - newest).total_seconds(), 0.0), limit)

@@ -8,7 +8,7 @@ from typing import Any
 from esper_operator.plan.actions import Object
 from esper_operator.plan.conditions import Verdict, revised
 from esper_operator.plan.diagnosis import ENDED, Diagnosis
-from esper_operator.plan.observed import Observed
+from esper_operator.plan.observed import JobSeen, Observed
 from esper_operator.plan.progress import Progress, told
 from esper_operator.plan.reading import read_status
 from esper_operator.plan.times import rfc3339
@@ -38,7 +38,7 @@ def revised_status(run: TrainingRun, seen: Observed, found: Diagnosis, now: date
             "conditions": revised(old.conditions, found.conditions, run.metadata.generation, stamp),
             "epochs": run.spec.training.epochs,
             **({"eta": None} if ended else {}),
-            "gpus": gpus(run) * (job.active if job is not None and not ended else 0),
+            "gpus": gpus(run) * _holding(run, job, found.phase),
             "restarts": max(old.restarts or 0, -(-job.failed // run.spec.parallelism) if job is not None else 0),
             "started_at": started,
             "finished_at": old.finished_at or ((job.finished_at if job else None) or stamp if ended else None),
@@ -101,6 +101,13 @@ def _full(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _full(each) for name, each in value.items() if each not in ({}, [])}
     return [_full(each) for each in value] if isinstance(value, list) else value
+
+
+def _holding(run: TrainingRun, job: JobSeen | None, phase: RunPhase) -> int:
+    """Pods that hold their GPUs; while it trains all of them, until the Job is over."""
+    if job is None or phase in ENDED:
+        return 0
+    return run.spec.parallelism if phase is RunPhase.RUNNING else job.active
 
 
 def gpus(run: TrainingRun) -> int:

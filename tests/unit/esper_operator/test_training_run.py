@@ -193,7 +193,8 @@ def test_what_passes_by_is_no_status_and_what_lasts_is() -> None:
     assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Pending", "WaitingForPods")
     server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:02Z")]
     assert server.step().status is None
-    server.wait(2)
+    assert server.plan().after == 5.0
+    server.wait(5)
     server.step()
     assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Preparing", "ContainersStarting")
 
@@ -216,6 +217,36 @@ def test_a_run_that_is_over_before_anything_lasts_says_only_that() -> None:
     ended(server, "Complete")
     server.step()
     assert server.run["status"]["phase"] == "Succeeded"
+    assert server.notes == ["TrainingComplete"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_whose_pods_are_done_does_not_go_back_to_waiting_for_them(ranks: int) -> None:
+    server = new_run(parallelism=ranks, resources={"limits": {"nvidia.com/gpu": 1}})
+    server.step()
+    server.pods = [pod(index) for index in range(ranks)]
+    server.job(active=ranks, ready=ranks, startTime="2026-01-01T00:00:00Z")
+    server.step()
+    before = server.run["status"]
+    for done in range(ranks):
+        server.pods[done] = pod(done, phase="Succeeded", ready=False, exit_code=0)
+        server.job(active=ranks - done - 1, ready=ranks - done - 1)
+        server.wait(60)
+        assert server.step().status is None
+    assert (before["phase"], before["gpus"]) == ("Running", ranks)
+    ended(server, "Complete")
+    server.settle()
+    assert server.notes == ["Training", "TrainingComplete"]
+
+
+def test_a_run_too_short_to_be_seen_training_does_not_say_that_it_does() -> None:
+    server = new_run()
+    server.step()
+    server.pods = [pod(phase="Succeeded", ready=False, exit_code=0)]
+    server.job(active=0, ready=0, startTime="2026-01-01T00:00:00Z")
+    assert server.step().status is None
+    ended(server, "Complete")
+    server.settle()
     assert server.notes == ["TrainingComplete"]
 
 

@@ -211,6 +211,26 @@ def test_who_is_given_up_on_is_not_resumed(pipeline: Pipeline) -> None:
     assert dispatcher.resume(pipeline.stop) == 0
 
 
+def test_who_is_given_up_on_is_tried_anew_after_rests_that_grow(pipeline: Pipeline) -> None:
+    now = [time.time()]
+    pipeline.benchmarks.plan = lambda _: "noisy"
+    dispatcher = pipeline.start(pipeline.dispatcher(rest_seconds=1000.0, wall=lambda: now[0]))
+    identity = pipeline.ask("low_rank")
+    pipeline.answer(PREFETCH_ERROR)
+    for rest in (1000.0, 2000.0, 4000.0):
+        so_far = len(pipeline.benchmarks.asked)
+        now[0] = time.time() + rest - 60
+        assert dispatcher.resume(pipeline.stop) == 0, rest
+        now[0] = time.time() + rest + 60
+        assert dispatcher.resume(pipeline.stop) == 1, rest
+        pipeline.until(lambda so_far=so_far: len(pipeline.benchmarks.asked) == so_far + 3)
+        pipeline.until(lambda: pipeline.state(identity) is State.NOISY)
+    now[0] = time.time() + 1e9
+    pipeline.benchmarks.plan = lambda _: "validated"
+    assert dispatcher.resume(pipeline.stop) == 1
+    pipeline.until(lambda: pipeline.state(identity) is State.VALIDATED)
+
+
 def test_a_dead_letter_rejects_its_artifact_once_and_replay_after_a_retry_works(pipeline: Pipeline) -> None:
     crash = threading.Event()
     crash.set()

@@ -48,6 +48,8 @@ FINAL = frozenset({State.VALIDATED, State.REJECTED, State.RETIRED})
 UNFINISHED = (State.PENDING_BUILD, State.BUILT, State.PENDING_BENCHMARK, State.NOISY)
 NOISY_TRIES = 3
 """Benchmarks of one artifact, each time it is asked for, before a restless machine is accepted as the answer."""
+LONGEST_REST = 86_400.0
+"""Seconds after which such an artifact is tried anew at the latest, where that is done at all."""
 BENCHMARK_SECONDS = 120.0
 """How long checking and measuring one artifact may take."""
 REMEMBERED = 65_536
@@ -76,8 +78,11 @@ class Dispatcher:
         benchmark_seconds: how long checking and measuring one artifact may take.
         letters_seconds: between two looks at the dead letters; each is a question to the broker.
         round_seconds: between two looks for what others have entered in the library without saying so; 0 for never.
+        rest_seconds: after which an artifact that a restless machine could not measure is tried anew though nobody asks,
+            three times again; twice as long each time it is in vain, up to a day. 0 for never.
         sweep_seconds, grace_seconds: how often the library is swept, 0 for never, and what is old enough.
         clock: monotonic seconds, for what is done now and then.
+        wall: seconds since 1970, as the library's history has them.
     """
 
     def __init__(
@@ -91,15 +96,17 @@ class Dispatcher:
         benchmark_seconds: float = BENCHMARK_SECONDS,
         letters_seconds: float = 0.5,
         round_seconds: float = 0.0,
+        rest_seconds: float = 0.0,
         sweep_seconds: float = 0.0,
         grace_seconds: float = 86_400.0,
         tally: Tally | None = None,
         around: Around | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._bus, self._post, self._library, self._changed = bus, post, library, changed
         self._build_seconds, self._benchmark_seconds = build_seconds, benchmark_seconds
-        self._clock = clock
+        self._clock, self._wall, self._rest = clock, wall, rest_seconds
         self._letters = _Every(letters_seconds, clock)
         self._round = _Every(round_seconds, clock, at_once=False)
         self._sweep, self._grace = _Every(sweep_seconds, clock, at_once=False), grace_seconds
@@ -130,7 +137,7 @@ class Dispatcher:
     def resume(self, stop: threading.Event) -> int:
         """Send on everything that is unfinished in the library; returns how much that was."""
         found = self._library.ask(lambda library: library.records(UNFINISHED), stop)
-        left = [record for record in found if not self.gave_up(record, stop)]
+        left = [record for record in found if not self.gave_up(record, stop) or self._rested(record, stop)]
         for record in left:
             if stop.is_set():
                 break
@@ -139,7 +146,15 @@ class Dispatcher:
 
     def gave_up(self, record: KernelRecord, stop: threading.Event) -> bool:
         """Whether the machines were too restless for this artifact as often as is tried."""
-        return record.state is State.NOISY and self._noise(record.artifact_id, stop) % NOISY_TRIES == 0
+        return record.state is State.NOISY and len(self._noise(record.artifact_id, stop)) % NOISY_TRIES == 0
+
+    def _rested(self, record: KernelRecord, stop: threading.Event) -> bool:
+        """Whether an artifact that was given up on has been left alone for long enough."""
+        if not self._rest:
+            return False
+        noise = self._noise(record.artifact_id, stop)
+        pause = self._rest * 2.0 ** min(len(noise) // NOISY_TRIES - 1, 32)
+        return self._wall() - noise[-1] >= min(pause, LONGEST_REST)
 
     def advance(self, artifact_id: str, stop: threading.Event) -> State:
         """Send an unfinished artifact to where it is worked on next, unless it is there already; returns its state."""
@@ -358,9 +373,10 @@ class Dispatcher:
         changes = self._library.ask(lambda library: library.history(identity), stop)
         return any(mark in change.cause for change in changes)
 
-    def _noise(self, identity: str, stop: threading.Event) -> int:
+    def _noise(self, identity: str, stop: threading.Event) -> list[float]:
+        """When an artifact was found too noisy, the last time last."""
         changes = self._library.ask(lambda library: library.history(identity), stop)
-        return sum(change.target is State.NOISY for change in changes)
+        return [change.at for change in changes if change.target is State.NOISY]
 
     def _record(self, identity: str, stop: threading.Event) -> KernelRecord:
         return self._library.ask(lambda library: library.record(identity), stop)

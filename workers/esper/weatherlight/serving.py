@@ -42,6 +42,7 @@ def dispatch(settings: DispatchSettings) -> None:
             process.bus, served.post, served.library,
             build_seconds=settings.build_timeout_seconds, benchmark_seconds=settings.benchmark_timeout_seconds,
             letters_seconds=settings.letters_seconds, round_seconds=settings.round_seconds,
+            rest_seconds=settings.noisy_rest_seconds,
             sweep_seconds=settings.sweep_interval_seconds, grace_seconds=settings.sweep_grace_seconds,
             tally=Counted(process.registry), around=process.handling,
         )  # fmt: skip

@@ -62,6 +62,11 @@ class DispatchSettings(ProcessSettings):
         default=15.0, ge=0, le=3600,
         description="Seconds between two looks for artifacts that were entered without a message; 0 is never.",
     )  # fmt: skip
+    noisy_rest_seconds: float = Field(
+        default=900.0, ge=0, le=86_400,
+        description="Seconds after which a kernel is measured anew that a restless machine could not measure; twice as "
+        "long each time that is in vain, up to a day. 0 waits until somebody asks.",
+    )  # fmt: skip
     sweep_interval_seconds: float = Field(
         default=21_600.0, ge=0, description="Seconds between two sweeps of the library; 0 is never."
     )
