@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -157,6 +158,7 @@ def _operate() -> None:
         print(f"esper-operator: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
     _log(settings.log_level)
+    _collect_seldom()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(Operator(settings).run())
@@ -166,6 +168,17 @@ def _operate() -> None:
     except Exception:
         log.exception("stopping")
         sys.exit(FAILED)
+
+
+def _collect_seldom() -> None:
+    """Look for garbage in cycles less often than Python does by itself, and never among what was imported.
+
+    An operator keeps tens of thousands of objects and makes thousands a second, nearly all of which go by themselves. The
+    search walked through all that is kept again and again: a fifth of the processor time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def _log(level: str) -> None:
