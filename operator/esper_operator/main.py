@@ -173,8 +173,8 @@ def _operate() -> None:
 def _collect_seldom() -> None:
     """Look for garbage in cycles less often than Python does by itself, and never among what was imported.
 
-    An operator keeps tens of thousands of objects and makes thousands a second, nearly all of which go by themselves. The
-    search walked through all that is kept again and again: a fifth of the processor time.
+    An operator keeps tens of thousands of objects and makes thousands a second, nearly all of which go by themselves.
+    The search walked through all that is kept again and again: a fifth of the processor time.
     """
     gc.collect()
     gc.freeze()
