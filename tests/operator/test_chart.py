@@ -52,7 +52,7 @@ def kube(plane: str) -> Iterator[Kube]:
         # They are kept, and Helm would not have them belong to a release of another namespace.
         extensions = ApiextensionsV1Api(made.api)
         for name in definitions(made):
-            # One whose storage is still being set up can't be emptied; the API server then tries again ever more seldom.
+            # One whose storage is still being set up can't be emptied; that is then tried again ever more seldom.
             plural, _, group = name.partition(".")
             eventually(partial(made.custom.list_cluster_custom_object, group, "v1alpha1", plural))
             extensions.delete_custom_resource_definition(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -110,10 +109,10 @@ class Reconciler(ABC):
         if told is None:
             self._written.pop(key, None)
             return None
-        raw: Object = json.loads(told.text)
+        raw: Object = told.body()
         own = self._written.get(key)
         if own is not None:
-            written: Object = json.loads(own.text)
+            written = own.body()
             same = written["metadata"]["uid"] == raw["metadata"]["uid"]
             if same and int(own.version) > int(told.version):
                 return written

@@ -31,6 +31,8 @@ def seconds_to_last(run: TrainingRun, seen: Observed, found: Diagnosis, now: dat
     noted = run.status.observed_generation if run.status is not None else None
     if noted is not None and noted != run.metadata.generation:
         return 0.0
+    if noted is None and seen.job is None:
+        return FIRST_SECONDS  # its Job is made at this very moment
     made = [run.metadata.creation_timestamp, *(pod.created_at for pod in seen.pods)]
     newest = max((moment(each) for each in made if each), default=None)
     if newest is None:

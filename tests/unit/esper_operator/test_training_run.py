@@ -199,6 +199,14 @@ def test_what_passes_by_is_no_status_and_what_lasts_is() -> None:
     assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Preparing", "ContainersStarting")
 
 
+def test_a_run_that_waited_for_an_operator_has_no_status_before_its_job() -> None:
+    server = new_run()
+    server.wait(3600)
+    assert (server.step().status, server.created[-1]) == (None, "Job/grow")
+    server.step()
+    assert server.run["status"]["reason"] == "WaitingForPods"
+
+
 def test_what_somebody_waits_for_is_told_at_once() -> None:
     server = new_run()
     server.step()
@@ -253,6 +261,7 @@ def test_a_run_too_short_to_be_seen_training_does_not_say_that_it_does() -> None
 def test_that_a_changed_spec_was_noted_is_told_at_once() -> None:
     server = new_run()
     server.wait(3)
+    server.settle()
     server.step()
     server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:03Z")]
     server.run["metadata"]["generation"] = 2
