@@ -141,3 +141,27 @@ def pod(index: int = 0, **fields: Any) -> PodSeen:
         problem_message="", exit_code=None, created_at="2025-12-31T23:59:00Z",
     )  # fmt: skip
     return replace(base, **fields)
+
+
+def started(**spec: object) -> ApiServer:
+    """A run whose only pod is training."""
+    server = ApiServer(run_object(**spec))
+    server.settle()
+    server.job(active=1, ready=1, startTime="2026-01-01T00:00:00Z")
+    server.pods = [pod()]
+    server.settle()
+    return server
+
+
+def ended(server: ApiServer, kind: str, reason: str = "", message: str = "") -> None:
+    """The Job controller says how the Job ended."""
+    told = {"type": kind, "status": "True", "reason": reason, "message": message}
+    server.job(active=0, ready=0, conditions=[told | {"lastTransitionTime": "2026-01-01T01:00:00Z"}])
+    server.pods = []
+
+
+def new_run(**spec: object) -> ApiServer:
+    """A run made this very second."""
+    run = run_object(**spec)
+    run["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return ApiServer(run)

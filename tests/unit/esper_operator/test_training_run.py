@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api_server import SETTINGS, UID, ApiServer, pod, run_object
+from api_server import SETTINGS, UID, ApiServer, ended, pod, run_object, started
 from esper_operator.plan.actions import Adjust, Create, Delete
 from esper_operator.plan.observed import Observed, Refusal
 from esper_operator.plan.pod import environment, template
@@ -19,23 +19,6 @@ from esper_operator.plan.reading import read_run
 from esper_operator.plan.training_run import plan
 from leyline.lifecycle import Stage
 from leyline.resources import load
-
-
-def started(**spec: object) -> ApiServer:
-    """A run whose only pod is training."""
-    server = ApiServer(run_object(**spec))
-    server.settle()
-    server.job(active=1, ready=1, startTime="2026-01-01T00:00:00Z")
-    server.pods = [pod()]
-    server.settle()
-    return server
-
-
-def ended(server: ApiServer, kind: str, reason: str = "", message: str = "") -> None:
-    """The Job controller says how the Job ended."""
-    told = {"type": kind, "status": "True", "reason": reason, "message": message}
-    server.job(active=0, ready=0, conditions=[told | {"lastTransitionTime": "2026-01-01T01:00:00Z"}])
-    server.pods = []
 
 
 def test_a_new_run_of_several_ranks_gets_a_snapshot_a_service_and_a_job_of_its_own() -> None:
@@ -172,110 +155,6 @@ def test_a_trainer_that_obeys_a_signal_is_not_taken_for_one_that_is_done() -> No
     ignored = [rule["onExitCodes"]["values"] for rule in job["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
     assert code != 0
     assert [code] in ignored
-
-
-def new_run(**spec: object) -> ApiServer:
-    """A run made this very second."""
-    run = run_object(**spec)
-    run["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
-    return ApiServer(run)
-
-
-def test_what_passes_by_is_no_status_and_what_lasts_is() -> None:
-    server = new_run()
-    made = server.step()
-    assert server.created == ["ConfigMap/grow-manifest", "Job/grow"]
-    assert (made.status, made.after) == (None, 2.0)
-    server.wait(1.5)
-    assert (server.step().status, server.plan().after) == (None, 0.5)
-    server.wait(0.5)
-    server.step()
-    assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Pending", "WaitingForPods")
-    server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:02Z")]
-    assert server.step().status is None
-    assert server.plan().after == 5.0
-    server.wait(5)
-    server.step()
-    assert (server.run["status"]["phase"], server.run["status"]["reason"]) == ("Preparing", "ContainersStarting")
-
-
-def test_a_run_that_waited_for_an_operator_has_no_status_before_its_job() -> None:
-    server = new_run()
-    server.wait(3600)
-    assert (server.step().status, server.created[-1]) == (None, "Job/grow")
-    server.step()
-    assert server.run["status"]["reason"] == "WaitingForPods"
-
-
-def test_what_somebody_waits_for_is_told_at_once() -> None:
-    server = new_run()
-    server.step()
-    server.pods = [pod(created_at="2026-01-01T00:00:00Z")]
-    server.step()
-    assert server.run["status"]["reason"] == "Training"
-    server.pods = [pod(phase="Pending", ready=False, scheduled=False, problem="Unschedulable", problem_message="no GPU",
-                       created_at="2026-01-01T00:00:00Z")]  # fmt: skip
-    server.step()
-    assert server.run["status"]["reason"] == "Unschedulable"
-
-
-def test_a_run_that_is_over_before_anything_lasts_says_only_that() -> None:
-    server = new_run()
-    server.step()
-    ended(server, "Complete")
-    server.step()
-    assert server.run["status"]["phase"] == "Succeeded"
-    assert server.notes == ["TrainingComplete"]
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_whose_pods_are_done_does_not_go_back_to_waiting_for_them(ranks: int) -> None:
-    server = new_run(parallelism=ranks, resources={"limits": {"nvidia.com/gpu": 1}})
-    server.step()
-    server.pods = [pod(index) for index in range(ranks)]
-    server.job(active=ranks, ready=ranks, startTime="2026-01-01T00:00:00Z")
-    server.step()
-    before = server.run["status"]
-    for done in range(ranks):
-        server.pods[done] = pod(done, phase="Succeeded", ready=False, exit_code=0)
-        server.job(active=ranks - done - 1, ready=ranks - done - 1)
-        server.wait(60)
-        assert server.step().status is None
-    assert (before["phase"], before["gpus"]) == ("Running", ranks)
-    ended(server, "Complete")
-    server.settle()
-    assert server.notes == ["Training", "TrainingComplete"]
-
-
-def test_a_run_too_short_to_be_seen_training_does_not_say_that_it_does() -> None:
-    server = new_run()
-    server.step()
-    server.pods = [pod(phase="Succeeded", ready=False, exit_code=0)]
-    server.job(active=0, ready=0, startTime="2026-01-01T00:00:00Z")
-    assert server.step().status is None
-    ended(server, "Complete")
-    server.settle()
-    assert server.notes == ["TrainingComplete"]
-
-
-def test_that_a_changed_spec_was_noted_is_told_at_once() -> None:
-    server = new_run()
-    server.wait(3)
-    server.settle()
-    server.step()
-    server.pods = [pod(phase="Pending", ready=False, created_at="2026-01-01T00:00:03Z")]
-    server.run["metadata"]["generation"] = 2
-    server.step()
-    assert server.run["status"]["observedGeneration"] == 2
-
-
-def test_a_deadline_or_a_clock_behind_puts_nothing_off_for_long() -> None:
-    server = new_run(preRunningDeadlineSeconds=1)
-    server.step()
-    server.job(active=1, startTime="2026-01-01T00:00:00Z")
-    assert server.step().after == 1.0
-    server.wait(-3600)
-    assert server.step().after == 2.0
 
 
 def test_a_running_run_says_so_once() -> None:

@@ -78,8 +78,8 @@ class Dispatcher:
         benchmark_seconds: how long checking and measuring one artifact may take.
         letters_seconds: between two looks at the dead letters; each is a question to the broker.
         round_seconds: between two looks for what others have entered in the library without saying so; 0 for never.
-        rest_seconds: after which an artifact that a restless machine could not measure is tried anew though nobody asks,
-            three times again; twice as long each time it is in vain, up to a day. 0 for never.
+        rest_seconds: after which an artifact that a restless machine could not measure is tried anew though nobody
+            asks, three times again; twice as long each time it is in vain, up to a day. 0 for never.
         sweep_seconds, grace_seconds: how often the library is swept, 0 for never, and what is old enough.
         clock: monotonic seconds, for what is done now and then.
         wall: seconds since 1970, as the library's history has them.
