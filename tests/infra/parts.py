@@ -175,11 +175,16 @@ def await_ready(ready: Callable[[], bool], home: Path, patience: float = 30.0) -
 
 
 def free_port() -> int:
-    """A port on loopback nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port on loopback nobody listens on now.
+
+    Not one of those that the system gives to outgoing connections (on Linux from 32768 on): by the time a server
+    starts, one of those may be a client's.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(port: int, host: str = "127.0.0.1") -> bool:

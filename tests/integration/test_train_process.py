@@ -20,7 +20,7 @@ from brokers import need_broker
 from esper.tolaria.state import tensors_digest
 from esper.weatherlight.run import run
 from leyline.resources import load
-from ranked_launch import free_port
+from parts import free_port
 from runs import BASE, merged
 from trainers import Place, place
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from esper_operator.main import main
 from esper_operator.permissions import Permission
 from forks import Child
 from kubernetes import client, config
+from parts import free_port
 
 GROUP, VERSION = "esper.dev", "v1alpha1"
 PLURALS = {"TrainingRun": "trainingruns", "Blueprint": "blueprints", "KernelArtifact": "kernelartifacts"}
@@ -297,10 +297,3 @@ def limited(kube: Kube, folder: Path, table: Iterable[Permission]) -> str:
     made = folder / "limited.kubeconfig"
     made.write_text(yaml.safe_dump(mine))
     return str(made)
-
-
-def free_port() -> int:
-    """A port of loopback nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from esper.tolaria.meeting import Place
 from esper.tolaria.ranks import Ranks
 from forks import Child
 from leyline.resources import TrainingRun
+from parts import free_port
 
 SUPPORT = Path(__file__).parent
 WORLD = 2
@@ -39,13 +39,6 @@ def torchrun(folder: Path, *scenarios: dict[str, Any], seconds: float = 240.0) -
     ]  # fmt: skip
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
     return done.returncode, done.stdout + done.stderr
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _ended(children: Sequence[Child], seconds: float) -> list[int]:

@@ -15,7 +15,8 @@ from esper.tolaria.evaluation import EVALUATION_BATCH, evaluate
 from esper.tolaria.launch import expected
 from esper.tolaria.meeting import Place
 from esper.tolaria.ranks import ALONE, Ranks
-from ranked_launch import free_port, on_ranks
+from parts import free_port
+from ranked_launch import on_ranks
 from runs import manifest
 from small_tasks import noisy
 
