@@ -178,10 +178,10 @@ def free_port() -> int:
     """A port on loopback nobody listens on now.
 
     Not one of those that the system gives to outgoing connections (on Linux from 32768 on): by the time a server
-    starts, one of those may be a client's.
+    starts, one of those may be a client's. Nor one around 10250, where Kubernetes' own programs are.
     """
     while True:
-        port = 10_000 + secrets.randbelow(20_000)
+        port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
