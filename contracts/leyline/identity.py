@@ -20,7 +20,7 @@ HARDWARE_PATTERN = "[a-z][a-z0-9_]*(?:-[a-z0-9_]+)*"
 """All of a hardware target, as a regular expression."""
 _HARDWARE = re.compile(HARDWARE_PATTERN, re.ASCII)
 _ID = re.compile(
-    r"(?P<design>[0-9a-f]{16})-(?P<hardware>[a-z][a-z0-9_]*(?:-[a-z0-9_]+)*)"
+    rf"(?P<design>[0-9a-f]{{16}})-(?P<hardware>{HARDWARE_PATTERN})"
     rf"-(?P<strategy>{'|'.join(STRATEGIES)})-(?P<toolchain>[0-9a-f]{{8}})",
     re.ASCII,
 )

@@ -10,8 +10,8 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from esper_operator.plan.kernel_artifact import Pools
+from esper_operator.plan.pool import Target
 from esper_operator.plan.settings import PodSettings
-from leyline.identity import HARDWARE_PATTERN, MAX_HARDWARE
 
 PREFIX = "ESPER_OPERATOR_"
 
@@ -33,12 +33,7 @@ class OperatorSettings(BaseSettings):
     urza_token_file: Path | None = Field(
         None, description="the operator's own token for the library; without, blueprints and kernels are left alone"
     )
-    hardware: str = Field(
-        "",
-        pattern=f"^({HARDWARE_PATTERN})?$",
-        max_length=MAX_HARDWARE,
-        description="what the pools build for, such as `x86_64-avx512`, as they log it",
-    )
+    hardware: Target = Field("", description="what the pools build for, such as `x86_64-avx512`, as they log it")
     toolchain: str = Field(
         "", pattern="^([0-9a-f]{8,64})?$", description="hash of what the pools build with, as they log it"
     )

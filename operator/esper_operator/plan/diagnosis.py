@@ -105,7 +105,8 @@ def _pods(run: TrainingRun, seen: Observed) -> tuple[Verdict, Verdict, RunPhase]
     """What holds of Scheduled and Running, and the phase, of a run that is neither suspended nor over."""
     wanted = run.spec.parallelism
     alive = [pod for pod in seen.pods if _alive(pod)]
-    placed = sum(pod.scheduled for pod in alive) + _done(seen.pods)
+    done = _done(seen.pods)
+    placed = sum(pod.scheduled for pod in alive) + done
     stuck = next((pod for pod in alive if pod.problem == "Unschedulable"), None)
     if seen.job is not None and seen.job.managed_by is not None and not alive:
         there = Verdict(None, Reason.EXTERNALLY_MANAGED, seen.job.managed_by)
@@ -131,7 +132,7 @@ def _pods(run: TrainingRun, seen: Observed) -> tuple[Verdict, Verdict, RunPhase]
         return scheduled, Verdict(False, Reason.CONTAINER_REFUSED, detail), RunPhase.PENDING
     # Pods that are done wait for the Job controller to say so. A run so short that nobody saw it train skips that.
     begun = run.status is not None and run.status.reason == Reason.TRAINING.value
-    if _all_ready(run, seen) and (begun or _done(seen.pods) < wanted):
+    if _all_ready(run, seen) and (begun or done < wanted):
         return scheduled, Verdict(True, Reason.TRAINING), RunPhase.RUNNING
     return scheduled, Verdict(False, Reason.STARTING), RunPhase.PREPARING
 

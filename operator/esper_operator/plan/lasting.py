@@ -1,4 +1,4 @@
-"""Which states are worth a status: one that is over within a second or two is not.
+"""Which states are worth a status: one that is over within seconds is not.
 
 A write of a status takes the API server longer than anything else that a run needs. That pods are waited for, or that
 they start, is told to whoever looks once it lasts; what users wait for (training, an end, an obstacle) is told at once.

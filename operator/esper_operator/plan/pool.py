@@ -14,6 +14,8 @@ from esper_operator.plan.actions import Object
 from leyline.identity import HARDWARE_PATTERN, MAX_HARDWARE
 
 WORKERS = ("tezzeret", "urabrask")
+Target = Annotated[str, Field(pattern=f"^({HARDWARE_PATTERN})?$", max_length=MAX_HARDWARE)]
+"""A hardware target, or nothing."""
 LONGEST_NAME = 52
 """Leaves room for a Job's number: pods bear the Job's name as a label."""
 
@@ -53,7 +55,7 @@ class Scaling(_Told):
         deadline_seconds: how long a Job may last in which artifacts of a strategy are worked on.
     """
 
-    hardware: Annotated[str, Field(pattern=f"^({HARDWARE_PATTERN})?$", max_length=MAX_HARDWARE)] = ""
+    hardware: Target = ""
     min: Annotated[int, Field(ge=0, le=1000)] = 0
     max: Annotated[int, Field(ge=0, le=1000)]
     per_pod: PerStrategy

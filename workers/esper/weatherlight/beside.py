@@ -71,7 +71,6 @@ class KernelProcess:
         order = {
             "library": str(self._root),
             "nice": self._nice,
-            "idle": self._nice == LOWEST,
             "build_timeout_seconds": self._kernels.build_timeout_seconds,
             "interfaces": [interface.to_dict() for interface in interfaces],
             "blueprints": list(blueprints),
@@ -162,7 +161,7 @@ def main() -> int:
     """The process itself: reads its order from standard input and goes on until that is closed."""
     order = json.loads(sys.stdin.readline())
     os.nice(order["nice"])
-    if order["idle"]:
+    if order["nice"] == LOWEST:
         only_when_idle()
     leave_a_core()
     told = threading.Event()

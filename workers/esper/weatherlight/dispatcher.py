@@ -137,7 +137,7 @@ class Dispatcher:
     def resume(self, stop: threading.Event) -> int:
         """Send on everything that is unfinished in the library; returns how much that was."""
         found = self._library.ask(lambda library: library.records(UNFINISHED), stop)
-        left = [record for record in found if not self.gave_up(record, stop) or self._rested(record, stop)]
+        left = [record for record in found if self._due(record, stop)]
         for record in left:
             if stop.is_set():
                 break
@@ -148,11 +148,15 @@ class Dispatcher:
         """Whether the machines were too restless for this artifact as often as is tried."""
         return record.state is State.NOISY and len(self._noise(record.artifact_id, stop)) % NOISY_TRIES == 0
 
-    def _rested(self, record: KernelRecord, stop: threading.Event) -> bool:
-        """Whether an artifact that was given up on has been left alone for long enough."""
+    def _due(self, record: KernelRecord, stop: threading.Event) -> bool:
+        """Whether an unfinished artifact was not given up on, or has been left alone for long enough since."""
+        if record.state is not State.NOISY:
+            return True
+        noise = self._noise(record.artifact_id, stop)
+        if len(noise) % NOISY_TRIES:
+            return True
         if not self._rest:
             return False
-        noise = self._noise(record.artifact_id, stop)
         pause = self._rest * 2.0 ** min(len(noise) // NOISY_TRIES - 1, 32)
         return self._wall() - noise[-1] >= min(pause, LONGEST_REST)
 
