@@ -67,15 +67,15 @@ def install(kube: Kube, values: charts.Object | None = None, verb: str = "instal
     return helm(kube, verb, "esper", str(chart), values=charts.merged(charts.LEAST, values or {}))
 
 
-def definitions(kube: Kube) -> set[str]:
+def definitions(kube: Kube) -> dict[str, Any]:
+    """Conditions of the custom resource definitions there are, by name."""
     found = ApiextensionsV1Api(kube.api).list_custom_resource_definition().items
-    return {each.metadata.name for each in found if each.spec.group == "esper.dev"}
+    return {each.metadata.name: each.status.conditions for each in found if each.spec.group == "esper.dev"}
 
 
 def gone(kube: Kube) -> bool:
     """Whether no definition is left; otherwise what is said of those that are."""
-    found = ApiextensionsV1Api(kube.api).list_custom_resource_definition().items
-    left = {each.metadata.name: each.status.conditions for each in found if each.spec.group == "esper.dev"}
+    left = definitions(kube)
     assert not left, left
     return True
 
@@ -140,7 +140,7 @@ def secrets(kube: Kube) -> dict[str, dict[str, str]]:
 
 def test_install_upgrade_uninstall_and_install_again_keep_keys_and_runs(kube: Kube, tmp_path: Path) -> None:
     install(kube)
-    assert definitions(kube) == {"trainingruns.esper.dev", "blueprints.esper.dev", "kernelartifacts.esper.dev"}
+    assert definitions(kube).keys() == {"trainingruns.esper.dev", "blueprints.esper.dev", "kernelartifacts.esper.dev"}
     assert set(secrets(kube)) == {
         "esper-bus-dispatcher", "esper-bus-tezzeret", "esper-bus-urabrask", "esper-bus-trainer",
         "esper-signing-built", "esper-signing-validated",
